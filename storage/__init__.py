@@ -1,0 +1,18 @@
+"""DISK: every format, path, checksum and atomic write of brickroad. No torch but in `checkpoints`; no orchestrator, no tracker.
+
+shards        an .xz of OpenWebText, proved complete, as documents; and the writer of the same layout
+  | Document
+  v
+documents     the stored text of one shard: Parquet, with a record that is written last     DocumentPart
+  | text
+  v
+tokens        the token files of one part, then of the whole data set                       TokenPart, TokenFile
+  |
+  v
+datasets      train.bin, val.bin, tokenizer.json, documents.parquet, manifest.json          Dataset, Manifest
+checkpoints   weights, optimizer and facts of a training step                               Checkpoint
+
+files         atomic writes, digests, locks: what all of the above stand on
+workspace     where each of them lies below one folder
+errors        what can be wrong with the world
+"""

@@ -1,0 +1,131 @@
+"""Checkpoints: a folder a training step, with safetensors, the tokenizer, and a record that is written last.
+
+    step-00000500/   network.safetensors   optimizer.safetensors   tokenizer.json   checkpoint.json
+
+`checkpoint.json` holds the facts (recipe, step, data set, losses) and the sha256 of every other file; loading verifies
+them. A checkpoint folder is complete in itself: it can be moved, and a model can be made from it alone. No pickle.
+"""
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from storage.errors import CheckpointError
+from storage.files import atomic_file, publish_folder, sha256_file, staged_folder, write_json
+
+CHECKPOINT_FORMAT = 1
+_NETWORK = "network.safetensors"
+_OPTIMIZER = "optimizer.safetensors"
+_NETWORK_PREFIX = "network."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """A finished checkpoint: where it is, its step, and the facts saved with it."""
+
+    path: Path
+    step: int
+    facts: dict[str, Any]
+
+    def tokenizer_json(self) -> str:
+        """The text of tokenizer.json, as it was when the model was trained."""
+        return (self.path / "tokenizer.json").read_text(encoding="utf-8")
+
+
+def save_checkpoint(
+    run_folder: Path,
+    *,
+    step: int,
+    tensors: dict[str, torch.Tensor],
+    facts: dict[str, Any],
+    tokenizer_json: str,
+) -> Checkpoint:
+    """Saves `tensors` (names that start with "network." apart from the rest) as <run_folder>/step-<step>.
+
+    The folder appears only whole; if it is there already it is kept, for a step has one state.
+    """
+    path = run_folder / f"step-{step:08d}"
+    if not (path / "checkpoint.json").is_file():
+        host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+        network = {name: tensor for name, tensor in host.items() if name.startswith(_NETWORK_PREFIX)}
+        rest = {name: tensor for name, tensor in host.items() if name not in network}
+        with staged_folder(run_folder) as stage:
+            save_file(network, stage / _NETWORK)
+            save_file(rest, stage / _OPTIMIZER)
+            with atomic_file(stage / "tokenizer.json") as file:
+                file.write(tokenizer_json.encode())
+            digests = {file.name: sha256_file(file) for file in sorted(stage.iterdir())}
+            record = {"format_version": CHECKPOINT_FORMAT, "step": step, "sha256": digests, "facts": facts}
+            write_json(stage / "checkpoint.json", record)
+            publish_folder(stage, path)
+    return Checkpoint(path=path, step=step, facts=facts)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a folder, without its tensors. Raises CheckpointError if it is missing or unfinished."""
+    record = _read_record(path)
+    return Checkpoint(path=path, step=record["step"], facts=record["facts"])
+
+
+def load_tensors(checkpoint: Checkpoint, *, network_only: bool = False) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint on the CPU, after the sha256 of every file has been verified."""
+    for name, recorded in _read_record(checkpoint.path)["sha256"].items():
+        file = checkpoint.path / name
+        if not file.is_file() or sha256_file(file) != recorded:
+            raise CheckpointError(f"{file}: is missing or damaged; go back to another checkpoint of this run")
+    names = [_NETWORK] if network_only else [_NETWORK, _OPTIMIZER]
+    tensors: dict[str, torch.Tensor] = {}
+    for name in names:
+        try:
+            tensors |= load_file(checkpoint.path / name)
+        except SafetensorError as error:
+            raise CheckpointError(f"{checkpoint.path / name}: is not safetensors ({error})") from None
+    return tensors
+
+
+def list_checkpoints(run_folder: Path) -> list[Checkpoint]:
+    """The finished checkpoints of a run, by step."""
+    return sorted(_readable(run_folder), key=lambda checkpoint: checkpoint.step)
+
+
+def latest_checkpoint(run_folder: Path) -> Checkpoint:
+    """The newest finished checkpoint of a run. Raises CheckpointError if there is none."""
+    found = list_checkpoints(run_folder)
+    if not found:
+        raise CheckpointError(f"{run_folder}: no finished checkpoint here; start the training anew")
+    return found[-1]
+
+
+def remove_old_checkpoints(run_folder: Path, *, keep_last: int, keep: set[Path]) -> None:
+    """Removes all but the last `keep_last` checkpoints of a run and those in `keep`."""
+    for checkpoint in list_checkpoints(run_folder)[:-keep_last]:
+        if checkpoint.path not in keep:
+            (checkpoint.path / "checkpoint.json").unlink()  # first of all it is not a checkpoint any more
+            shutil.rmtree(checkpoint.path)
+
+
+def _readable(run_folder: Path) -> Iterator[Checkpoint]:
+    for path in run_folder.glob("step-*"):
+        with contextlib.suppress(CheckpointError):  # half removed, or being removed
+            yield read_checkpoint(path)
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads((path / "checkpoint.json").read_text(encoding="utf-8"))
+        if record["format_version"] != CHECKPOINT_FORMAT:
+            version = record["format_version"]
+            raise CheckpointError(f"{path}: checkpoint format {version} is not {CHECKPOINT_FORMAT}")
+        return record
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{path}: no finished checkpoint here (no checkpoint.json)") from None
+    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path}/checkpoint.json: not a checkpoint record ({error})") from None

@@ -1,0 +1,310 @@
+"""A finished data set: train.bin, val.bin, tokenizer.json, documents.parquet, and the manifest that is written last.
+
+Its digest names the bytes that training reads, and only those: token files, tokenizer and their format. The manifest
+also holds the fingerprint of what it was made from, the sources, and what a reader needs; `docs/data-layout.md`.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from storage.documents import Split, join_document_rows
+from storage.errors import DatasetError
+from storage.files import (
+    atomic_file,
+    checksums,
+    fingerprint,
+    publish_folder,
+    staged_folder,
+    write_json,
+)
+from storage.tokens import (
+    SPLIT_RULE,
+    SPLITS,
+    SplitFacts,
+    TokenDtype,
+    TokenFile,
+    TokenPart,
+    join_files,
+)
+
+DATASET_FORMAT = 1
+DIGEST_CHARACTERS = 32  # 128 bits; MLflow takes at most 36
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """One shard that a data set was made from."""
+
+    name: str
+    sha256: str
+    compressed_bytes: int
+    documents: int
+    text_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """One shard that could not be trusted and was left out, because the caller tolerated it."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """Size and checksums of one file; `block_sha256` has one entry for each 64 MiB."""
+
+    bytes: int
+    sha256: str
+    block_sha256: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Everything a reader needs about a data set.
+
+    `fingerprint` stands for the inputs, `digest` for the outputs; `build` has what does not touch either (time,
+    workers, peak memory, versions). `normalisation` counts byte order marks, CRLF line ends and documents with
+    replaced bytes.
+    """
+
+    name: str
+    digest: str
+    fingerprint: str
+    dtype: TokenDtype
+    vocabulary_size: int
+    end_of_text: int
+    tokenizer_fingerprint: str
+    val_fraction: float
+    train: SplitFacts
+    val: SplitFacts
+    normalisation: dict[str, int]
+    sources: list[Source]
+    quarantined: list[Quarantined]
+    files: dict[str, FileFacts]
+    build: dict[str, Any]
+    split_rule: str = SPLIT_RULE
+    format_version: int = DATASET_FORMAT
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> "Manifest":
+        """The manifest from its JSON. Raises TypeError or KeyError if it is not one."""
+        return cls(
+            **value
+            | {
+                "train": SplitFacts(**value["train"]),
+                "val": SplitFacts(**value["val"]),
+                "sources": [Source(**source) for source in value["sources"]],
+                "quarantined": [Quarantined(**shard) for shard in value["quarantined"]],
+                "files": {name: FileFacts(**facts) for name, facts in value["files"].items()},
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """A finished data set on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def reference(self) -> str:
+        """The name that commands take: name@digest, shortened."""
+        return f"{self.manifest.name}@{self.manifest.digest[:12]}"
+
+    def facts(self, split: Split) -> SplitFacts:
+        """Sizes of a split."""
+        return self.manifest.train if split == "train" else self.manifest.val
+
+    def token_file(self, split: Split) -> TokenFile:
+        """The token file of a split; `.open()` maps it."""
+        return TokenFile(
+            path=self.path / f"{split}.bin", dtype=self.manifest.dtype, tokens=self.facts(split).tokens
+        )
+
+    def tokenizer_json(self) -> str:
+        """The text of tokenizer.json."""
+        return (self.path / "tokenizer.json").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatasetInputs:
+    """What a data set is made of: sources with the part of tokens of each, in corpus order, and the settings."""
+
+    name: str
+    fingerprint: str
+    sources: list[Source]
+    parts: list[TokenPart]
+    quarantined: list[Quarantined]
+    normalisation: dict[str, int]
+    tokenizer_json: str
+    tokenizer_fingerprint: str
+    vocabulary_size: int
+    end_of_text: int
+    dtype: TokenDtype
+    val_fraction: float
+
+
+def publish_dataset(folder: Path, inputs: DatasetInputs, build: dict[str, Any]) -> Dataset:
+    """Joins the parts in corpus order and publishes <folder>/<name>/<digest>/; the folder appears only whole.
+
+    Raises DatasetError, before anything is published, if a split would be empty.
+    """
+    totals = {split: _total(inputs.parts, split) for split in SPLITS}
+    refuse_empty_split(totals["train"].documents, totals["val"].documents, inputs.val_fraction)
+    with staged_folder(folder / inputs.name) as stage:
+        files = {f"{split}.bin": _join_split(stage, inputs.parts, split) for split in SPLITS}
+        with atomic_file(stage / "tokenizer.json") as file:
+            file.write(inputs.tokenizer_json.encode())
+        join_document_rows(stage / "documents.parquet", _rows(inputs))
+        for name in ("tokenizer.json", "documents.parquet"):
+            sha256, blocks = checksums(stage / name)
+            files[name] = FileFacts(bytes=(stage / name).stat().st_size, sha256=sha256, block_sha256=blocks)
+        manifest = Manifest(
+            name=inputs.name,
+            digest=_digest(inputs, files),
+            fingerprint=inputs.fingerprint,
+            dtype=inputs.dtype,
+            vocabulary_size=inputs.vocabulary_size,
+            end_of_text=inputs.end_of_text,
+            tokenizer_fingerprint=inputs.tokenizer_fingerprint,
+            val_fraction=inputs.val_fraction,
+            train=totals["train"],
+            val=totals["val"],
+            normalisation=inputs.normalisation,
+            sources=inputs.sources,
+            quarantined=inputs.quarantined,
+            files=files,
+            build=build,
+        )
+        write_json(stage / "manifest.json", asdict(manifest))
+        path = folder / inputs.name / manifest.digest
+        publish_folder(stage, path)
+    # Other inputs may have made the same bytes before (another container, a setting without effect): then that data
+    # set stands, and these inputs point to it as well.
+    with atomic_file(_pointer(folder, inputs.name, inputs.fingerprint)) as file:
+        file.write(manifest.digest.encode())
+    return read_dataset(path)
+
+
+def refuse_empty_split(train_documents: int, val_documents: int, val_fraction: float) -> None:
+    """Raises DatasetError, with the way out, if a split would have no document."""
+    documents = train_documents + val_documents
+    if documents < 2:
+        raise DatasetError(f"the corpus has {documents} document; a train and a val split need at least 2")
+    if not train_documents or not val_documents:
+        empty, way = ("val", "larger") if not val_documents else ("train", "smaller")
+        raise DatasetError(
+            f"none of the {documents} documents fell into the {empty} split at --val-fraction {val_fraction}; "
+            f"choose a {way} fraction"
+        )
+
+
+def read_dataset(path: Path) -> Dataset:
+    """The data set in a folder. Raises DatasetError if it is missing, unfinished, or of another format."""
+    try:
+        value = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        if value["format_version"] != DATASET_FORMAT:
+            raise DatasetError(
+                f"{path}: format {value['format_version']} is not {DATASET_FORMAT}; build it again"
+            )
+        return Dataset(path=path, manifest=Manifest.from_dict(value))
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(f"{path}: no finished data set here (no manifest.json)") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f"{path}/manifest.json: not a manifest ({error}); build the data set again"
+        ) from None
+
+
+def list_datasets(folder: Path) -> list[Dataset]:
+    """All finished data sets, oldest first."""
+    finished = [path for path in folder.glob("*/*/manifest.json") if not path.parent.name.startswith(".")]
+    found = [read_dataset(path.parent) for path in finished]
+    return sorted(found, key=lambda dataset: (dataset.manifest.build["created_at"], dataset.manifest.digest))
+
+
+def find_dataset(folder: Path, reference: str) -> Dataset:
+    """A data set by name (its newest), name@digest (a prefix will do) or path. Raises DatasetError if there is none."""
+    if (Path(reference) / "manifest.json").is_file():
+        return read_dataset(Path(reference).absolute())
+    name, _, digest = reference.partition("@")
+    known = list_datasets(folder)
+    found = [d for d in known if d.manifest.name == name and d.manifest.digest.startswith(digest)]
+    if not found:
+        names = ", ".join(sorted({dataset.manifest.name for dataset in known})) or "none yet"
+        raise DatasetError(
+            f"{reference}: no such data set in {folder} (there: {names}); see: brickroad dataset list"
+        )
+    return found[-1]
+
+
+def find_by_fingerprint(folder: Path, name: str, inputs_fingerprint: str) -> Dataset | None:
+    """The finished data set of that name made from exactly these inputs and settings, or None."""
+    try:
+        digest = _pointer(folder, name, inputs_fingerprint).read_text(encoding="utf-8")
+        return read_dataset(folder / name / digest)
+    except (FileNotFoundError, DatasetError):
+        return None
+
+
+def verify_dataset(dataset: Dataset) -> Iterator[tuple[str, int, list[str]]]:
+    """Checks every byte: yields (file, bytes read, what is wrong with it) for each file of the manifest."""
+    for name, facts in dataset.manifest.files.items():
+        path = dataset.path / name
+        if not path.is_file():
+            yield name, 0, [f"{path}: is missing"]
+            continue
+        size = path.stat().st_size
+        sha256, blocks = checksums(path)
+        wrong = []
+        if size != facts.bytes:
+            wrong.append(f"{path}: has {size:,} bytes where {facts.bytes:,} are recorded")
+        elif sha256 != facts.sha256:
+            pairs = zip(blocks, facts.block_sha256, strict=True)
+            bad = [number for number, (found, recorded) in enumerate(pairs) if found != recorded]
+            wrong.append(f"{path}: bytes differ in block {', '.join(map(str, bad))} of 64 MiB")
+        yield name, size, wrong
+    if _digest(dataset.manifest, dataset.manifest.files) != dataset.manifest.digest:
+        yield (
+            "manifest.json",
+            0,
+            [f"{dataset.path}/manifest.json: its digest does not follow from its checksums"],
+        )
+
+
+def _pointer(folder: Path, name: str, inputs_fingerprint: str) -> Path:
+    return folder / name / "by-inputs" / inputs_fingerprint
+
+
+def _digest(described: DatasetInputs | Manifest, files: dict[str, FileFacts]) -> str:
+    """The identity of what training reads: token files, tokenizer, and how to read them."""
+    identity = {
+        "format_version": DATASET_FORMAT,
+        "dtype": described.dtype,
+        "end_of_text": described.end_of_text,
+        "files": {name: files[name].sha256 for name in ("train.bin", "val.bin", "tokenizer.json")},
+    }
+    return fingerprint(identity)[:DIGEST_CHARACTERS]
+
+
+def _total(parts: list[TokenPart], split: Split) -> SplitFacts:
+    return sum((getattr(part, split) for part in parts), SplitFacts())
+
+
+def _join_split(stage: Path, parts: list[TokenPart], split: Split) -> FileFacts:
+    with atomic_file(stage / f"{split}.bin") as file:
+        size, sha256, blocks = join_files(file, (part.path / f"{split}.bin" for part in parts))
+    return FileFacts(bytes=size, sha256=sha256, block_sha256=blocks)
+
+
+def _rows(inputs: DatasetInputs) -> Iterator[tuple[str, Path, dict[Split, int]]]:
+    train = accumulate((part.train.tokens for part in inputs.parts), initial=0)
+    val = accumulate((part.val.tokens for part in inputs.parts), initial=0)
+    for source, part, train_before, val_before in zip(inputs.sources, inputs.parts, train, val, strict=False):
+        yield source.name, part.path / "documents.parquet", {"train": train_before, "val": val_before}

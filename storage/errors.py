@@ -1,0 +1,38 @@
+"""The errors of the disk: what was wrong, where, and the way out, in one line.
+
+StorageError
+  CorpusError        there is nothing to read where the caller pointed
+  ShardError         one shard is truncated, corrupt, or not what it says; another may be fine
+  DatasetError       token files are missing, damaged, or do not match their manifest
+  CheckpointError    a checkpoint is missing, damaged, or does not match its record
+"""
+
+from pathlib import Path
+
+
+class StorageError(Exception):
+    """Root of everything that can be wrong with files. Its text is one line for the user."""
+
+
+class CorpusError(StorageError):
+    """Nothing to read: a missing folder, an empty one, no documents."""
+
+
+class ShardError(StorageError):
+    """One shard cannot be trusted. `path` names it and `reason` says why; retrying cannot heal it."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type["ShardError"], tuple[Path, str]]:
+        return type(self), (self.path, self.reason)
+
+
+class DatasetError(StorageError):
+    """A data set is not there, is not finished, or its bytes do not match its manifest."""
+
+
+class CheckpointError(StorageError):
+    """A checkpoint is not there, is not finished, or its bytes do not match its record."""

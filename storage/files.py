@@ -1,0 +1,165 @@
+"""Atomic writes, digests and locks: "done" means that the final name exists, and its bytes are on the disk."""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+PARTIAL_SUFFIX = ".partial"
+CHECKSUM_BLOCK_BYTES = 64 * 1024 * 1024
+_READ_BYTES = 1024 * 1024
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with one spelling for one value (sorted keys, no spaces), to be hashed or compared."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def fingerprint(value: Any) -> str:
+    """sha256, in hex, of `value` as canonical JSON."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """sha256, in hex, of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checksums(path: Path) -> tuple[str, list[str]]:
+    """sha256 of the whole file, and of each block of 64 MiB, in one pass over it."""
+    whole, blocks = hashlib.sha256(), []
+    with path.open("rb") as file:
+        while first := file.read(_READ_BYTES):
+            block, filled = hashlib.sha256(first), len(first)
+            whole.update(first)
+            while filled < CHECKSUM_BLOCK_BYTES and (
+                more := file.read(min(_READ_BYTES, CHECKSUM_BLOCK_BYTES - filled))
+            ):
+                block.update(more)
+                whole.update(more)
+                filled += len(more)
+            blocks.append(block.hexdigest())
+    return whole.hexdigest(), blocks
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that appears at `path` only whole: written beside it, flushed to disk, then renamed.
+
+    If the body raises, nothing is left. Safe to run twice, and against another writer of the same path: the last
+    rename wins, and each is whole.
+    """
+    temporary = _temporary_beside(path)
+    try:
+        with _named_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.rename(path)
+            _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes `value` as readable JSON, atomically."""
+    with atomic_file(path) as file:
+        file.write((json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+@contextlib.contextmanager
+def staged_folder(parent: Path) -> Iterator[Path]:
+    """A fresh folder below `parent`, removed afterwards unless `publish_folder` has given it its final name."""
+    stage = _temporary_beside(parent / "stage")
+    try:
+        with _named_errors(parent):
+            stage.mkdir(parents=True)
+            yield stage
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def publish_folder(stage: Path, path: Path) -> None:
+    """Gives a staged folder its final name, after all its files are on the disk.
+
+    If `path` exists by then (another writer was faster with the same content), what stands there is kept.
+    """
+    with _named_errors(path):
+        for file in sorted(stage.iterdir()):
+            sync_file(file)
+        _sync_folder(stage)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            stage.rename(path)
+        except OSError:
+            if not path.is_dir():
+                raise
+        _sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Returns when the file's bytes are on the disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def remove_partials(folder: Path) -> int:
+    """Removes what killed writers left below `folder`; returns how many. Call it under the lock of that folder."""
+    leftovers = list(folder.rglob(f"*{PARTIAL_SUFFIX}")) if folder.is_dir() else []
+    for leftover in leftovers:
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)
+    return len(leftovers)
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: Path) -> Iterator[bool]:
+    """Holds `path` as a lock for the body; yields whether it had to wait for another holder.
+
+    `flock`, because the kernel drops it with the process: a holder that was killed blocks nobody.
+    """
+    with _named_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a")
+    with handle:
+        waited = False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = True
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield waited
+
+
+def _temporary_beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}{PARTIAL_SUFFIX}")
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _named_errors(path: Path) -> Iterator[None]:
+    """A full disk is reported by `write` without a name; the user needs to know where."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise

@@ -1,0 +1,74 @@
+"""Where everything lies: one folder, and one method for each kind of thing in it."""
+
+import os
+import re
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.files import exclusive_lock
+
+WORKSPACE_VARIABLE = "BRICKROAD_WORKSPACE"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workspace:
+    """The folder that holds all that brickroad makes. Deleting it forgets everything; moving it loses nothing."""
+
+    root: Path
+
+    @classmethod
+    def at(cls, path: str | Path | None = None) -> "Workspace":
+        """The workspace at `path`, else at $BRICKROAD_WORKSPACE, else at ./workspace."""
+        chosen = path or os.environ.get(WORKSPACE_VARIABLE) or "workspace"
+        return cls(root=Path(chosen).expanduser().absolute())
+
+    @property
+    def corpora(self) -> Path:
+        """Downloaded and packed corpora, by name."""
+        return self.root / "corpora"
+
+    @property
+    def documents(self) -> Path:
+        """Stored text: one Parquet file and one record a shard, named by the shard's sha256."""
+        return self.root / "documents"
+
+    @property
+    def tokens(self) -> Path:
+        """Encoded parts of data sets that are being built."""
+        return self.root / "tokens"
+
+    @property
+    def datasets(self) -> Path:
+        """Finished data sets: <name>/<digest>/."""
+        return self.root / "datasets"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints by run: <run>/step-<step>/."""
+        return self.root / "checkpoints"
+
+    @property
+    def mlflow(self) -> Path:
+        """The tracking database and the artifacts of its runs."""
+        return self.root / "mlflow"
+
+    @property
+    def prefect(self) -> Path:
+        """The orchestrator's database, when no other server is set."""
+        return self.root / "prefect"
+
+    @property
+    def services_file(self) -> Path:
+        """Addresses of the services that `brickroad up` is running on this workspace."""
+        return self.root / "services.json"
+
+    def lock(self, name: str) -> AbstractContextManager[bool]:
+        """The workspace's lock of that name, for one process at a time; yields whether it had to wait."""
+        return exclusive_lock(self.root / f".{name}.lock")
+
+
+def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
+    """Sort key under which `subset00-2` stands before `subset00-10`; total, so equal keys are equal names."""
+    pieces = re.findall(r"[0-9]+|[^0-9]+", name)
+    return [(0, int(piece), "") if piece[0] in "0123456789" else (1, 0, piece) for piece in pieces], name
