@@ -1,0 +1,276 @@
+"""Owns what there is to choose: the shape of a network, the plan of its training, and the presets of the ladder."""
+
+import dataclasses
+import difflib
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+NetworkKind = Literal["bigram", "gpt"]
+Activation = Literal["relu", "gelu", "sigmoid", "tanh"]
+Norm = Literal["pre", "post"]
+AttentionKernel = Literal["sdpa", "explicit"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkConfig:
+    """The shape of a network. The defaults are those of the preset `pocket`.
+
+    `block_size` is the longest context, in tokens. A `bigram` has a table of vocabulary_size x vocabulary_size
+    and ignores what follows `block_size`. ValueError if the parts do not fit together.
+    """
+
+    kind: NetworkKind = "gpt"
+    vocabulary_size: int
+    block_size: int = 128
+    layers: int = 4
+    heads: int = 4
+    width: int = 128
+    dropout: float = 0.0
+    activation: Activation = "gelu"
+    norm: Norm = "pre"
+    bias: bool = False  # of the projections, the feed-forward, the norms, and of a head of its own
+    query_key_value_bias: bool = False  # apart, since the course has the other biases but not these
+    tied_head: bool = True  # the head reads the token embedding's own weights
+    attention: AttentionKernel = "sdpa"
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _check_at_least(self, 1, "vocabulary_size", "block_size", "layers", "heads", "width")
+        if self.width % self.heads:
+            raise ValueError(f"network.width {self.width} is not a multiple of network.heads {self.heads}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"network.dropout is {self.dropout}; it must be at least 0 and below 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """The plan of a training. The defaults are those of the preset `pocket`.
+
+    `batch_size` is the number of windows a step, over all its accumulation steps. ValueError if a value
+    cannot be meant.
+    """
+
+    steps: int = 2000
+    batch_size: int = 16
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 2e-3
+    minimum_learning_rate: float = 2e-4
+    warmup_steps: int = 100
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.99
+    gradient_clip_norm: float = 1.0  # math.inf: no clipping
+    seed: int = 1337
+    device: DeviceName = "auto"
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        _check_choices(self)
+        _check_at_least(self, 1, "steps", "batch_size", "gradient_accumulation_steps")
+        _check_at_least(self, 0, "minimum_learning_rate", "warmup_steps", "weight_decay", "seed")
+        if self.batch_size % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"training.batch_size {self.batch_size} is not a multiple of "
+                f"training.gradient_accumulation_steps {self.gradient_accumulation_steps}"
+            )
+        if not self.minimum_learning_rate <= self.learning_rate < math.inf or self.learning_rate == 0:
+            raise ValueError(
+                f"training.learning_rate is {self.learning_rate}; it must be above 0, finite, and at least "
+                f"training.minimum_learning_rate, {self.minimum_learning_rate}"
+            )
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"training.{name} is {getattr(self, name)}; it must be at least 0 and below 1"
+                )
+        if not self.gradient_clip_norm > 0:
+            raise ValueError(
+                f"training.gradient_clip_norm is {self.gradient_clip_norm}; above 0, or inf for none"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """All that decides what a training makes of a dataset."""
+
+    network: NetworkConfig
+    training: TrainingConfig
+
+
+PRESETS: Final = ("bigram", "course", "pocket", "baby", "gpt2")
+
+
+def preset(name: str, *, vocabulary_size: int) -> Recipe:
+    """The recipe of one rung of the ladder, for a vocabulary. ValueError for a name that is not in PRESETS."""
+    match name:
+        case "bigram":
+            # The course's table, bigram.ipynb of github.com/Infatoshi/fcc-intro-to-llms, but with a learning rate
+            # and batch that bring it to its closed-form floor, which the course's 3e-4 x 4 windows never sees.
+            network = NetworkConfig(kind="bigram", vocabulary_size=vocabulary_size, block_size=8)
+            training = TrainingConfig(
+                steps=1000,
+                batch_size=512,
+                learning_rate=0.1,
+                minimum_learning_rate=0.001,
+                warmup_steps=0,
+                weight_decay=0.0,
+            )
+        case "course":
+            # gpt-v1 of the same course: its shape, its batch, its constant 1e-4.
+            network = NetworkConfig(
+                vocabulary_size=vocabulary_size,
+                block_size=32,
+                layers=1,
+                heads=8,
+                width=128,
+                dropout=0.2,
+                activation="relu",
+                norm="post",
+                bias=True,
+                tied_head=False,
+            )
+            training = TrainingConfig(
+                steps=1000,
+                batch_size=8,
+                learning_rate=1e-4,
+                minimum_learning_rate=1e-4,
+                warmup_steps=0,
+                weight_decay=0.01,  # what torch.optim.AdamW takes if not told, as in the course
+                beta2=0.999,
+                gradient_clip_norm=math.inf,
+            )
+        case "pocket":
+            network = NetworkConfig(vocabulary_size=vocabulary_size)
+            training = TrainingConfig()
+        case "baby":
+            # github.com/karpathy/nanoGPT, config/train_shakespeare_char.py: 10.65M parameters, 1.47 on Tiny
+            # Shakespeare's characters.
+            network = NetworkConfig(
+                vocabulary_size=vocabulary_size, block_size=256, layers=6, heads=6, width=384, dropout=0.2
+            )
+            training = TrainingConfig(
+                steps=5000, batch_size=64, learning_rate=1e-3, minimum_learning_rate=1e-4, warmup_steps=100
+            )
+        case "gpt2":
+            # github.com/karpathy/nanoGPT, config/train_gpt2.py and the defaults of train.py: 124M parameters,
+            # 2.85 on OpenWebText. 12 windows x 40 accumulations x 1,024 tokens: about 0.5M tokens a step.
+            network = NetworkConfig(
+                vocabulary_size=vocabulary_size, block_size=1024, layers=12, heads=12, width=768
+            )
+            training = TrainingConfig(
+                steps=600_000,
+                batch_size=480,
+                gradient_accumulation_steps=40,
+                learning_rate=6e-4,
+                minimum_learning_rate=6e-5,
+                warmup_steps=2000,
+                beta2=0.95,
+            )
+        case _:
+            raise ValueError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
+    return Recipe(network=network, training=training)
+
+
+def with_settings(recipe: Recipe, settings: Mapping[str, str]) -> Recipe:
+    """The recipe with values replaced by name, as the command line's `--set training.steps=500` gives them.
+
+    ValueError names the nearest valid key, or the type that the value should have had.
+    """
+    as_dict = recipe_to_dict(recipe)
+    valid = {
+        f"{part}.{name}": kind
+        for part, config in _PARTS.items()
+        for name, kind in _field_types(config).items()
+    }
+    for key, text in settings.items():
+        if key not in valid:
+            near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(valid)}"
+            raise ValueError(f"no setting is called {key!r}; {hint}")
+        part, name = key.split(".")
+        as_dict[part][name] = _parsed(key, text, valid[key])
+    return recipe_from_dict(as_dict)
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The recipe as plain values, ready for JSON."""
+    return dataclasses.asdict(recipe)
+
+
+def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
+    """The inverse of `recipe_to_dict`. ValueError for keys that are unknown or missing, and for wrong types."""
+    if set(values) != set(_PARTS):
+        raise ValueError(
+            f"a recipe has the parts {', '.join(_PARTS)}; found {', '.join(map(str, values)) or 'none'}"
+        )
+    configs = {part: _config_from_dict(part, config, values[part]) for part, config in _PARTS.items()}
+    return Recipe(**configs)
+
+
+_PARTS: Final[Mapping[str, type]] = {"network": NetworkConfig, "training": TrainingConfig}
+
+
+def _config_from_dict(part: str, config: type, values: Any) -> Any:
+    kinds = _field_types(config)
+    if not isinstance(values, Mapping) or set(values) != set(kinds):
+        found = set(values) if isinstance(values, Mapping) else set()
+        wrong = ", ".join(sorted(map(str, found ^ set(kinds))))
+        raise ValueError(f"recipe: unknown or missing in {part}: {wrong}; was it written by another version?")
+    for name, value in values.items():
+        _check_type(f"{part}.{name}", value, kinds[name])
+    return config(**values)
+
+
+def _field_types(config: type) -> dict[str, Any]:
+    return {field.name: field.type for field in dataclasses.fields(config)}
+
+
+def _parsed(key: str, text: str, kind: Any) -> Any:
+    """A command line's text as a value of the field's type."""
+    try:
+        if kind is bool:
+            return {"true": True, "false": False}[text.lower()]
+        return kind(text) if kind in (int, float) else text
+    except (ValueError, KeyError):
+        expected = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+        raise ValueError(f"{key} is {text!r}; it must be {expected}") from None
+
+
+def _check_type(key: str, value: Any, kind: Any) -> None:
+    """JSON has one kind of number and Python's True is an int: say what was meant."""
+    if kind is float:
+        fits = isinstance(value, int | float) and not isinstance(value, bool)
+    elif kind in (int, bool):
+        fits = type(value) is kind
+    else:
+        fits = isinstance(value, str)
+    if not fits:
+        raise ValueError(
+            f"{key} is {value!r}, which has the wrong type; expected {getattr(kind, '__name__', 'text')}"
+        )
+
+
+def _check_choices(config: Any) -> None:
+    for field in dataclasses.fields(config):
+        choices = typing.get_args(field.type)
+        value = getattr(config, field.name)
+        if choices and value not in choices:
+            raise ValueError(
+                f"{_part_of(config)}.{field.name} is {value!r}; it must be one of {', '.join(choices)}"
+            )
+
+
+def _check_at_least(config: Any, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not least <= value < math.inf:
+            raise ValueError(f"{_part_of(config)}.{name} is {value}; it must be at least {least}")
+
+
+def _part_of(config: Any) -> str:
+    return "network" if isinstance(config, NetworkConfig) else "training"

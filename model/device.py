@@ -1,0 +1,77 @@
+"""Owns the choice of the machine's parts: CPU, CUDA or MPS, float32 or bfloat16, and the random numbers there."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal
+
+import numpy as np
+import torch
+
+from model.config import DeviceName, Precision
+
+ChosenPrecision = Literal["float32", "bfloat16"]
+
+# Below this width the CPU's matrices are so small that converting to bfloat16 costs more than it saves.
+CPU_BFLOAT16_WIDTH: Final = 256
+
+
+def choose_device(name: DeviceName) -> torch.device:
+    """The device of a name; "auto" is CUDA, else MPS, else the CPU. ValueError if it is not there."""
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(device for device, is_there in there.items() if is_there))
+    if not there[name]:
+        raise ValueError(
+            f"this machine has no device {name!r} that PyTorch can use; set training.device=auto"
+        )
+    return torch.device(name)
+
+
+def choose_precision(device: torch.device, name: Precision, *, width: int) -> ChosenPrecision:
+    """The arithmetic of the forward pass; "auto" is bfloat16 where it is faster, for a network of a width."""
+    if name != "auto":
+        return name
+    if device.type == "cuda":
+        # including_emulation: False, since before Ampere bfloat16 is emulated, slower than float32
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cpu" and width >= CPU_BFLOAT16_WIDTH and _cpu_has_bfloat16():
+        return "bfloat16"
+    return "float32"
+
+
+def autocast(device: torch.device, precision: ChosenPrecision) -> torch.autocast:
+    """The context in which matrix products run in `precision`; weights, norms and the loss stay float32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@contextlib.contextmanager
+def random_numbers_of(device: torch.device, seed: int, step: int) -> Iterator[None]:
+    """Inside, random numbers are a function of (seed, step); outside, the global generators go on untouched.
+
+    Dropout draws from the global generators and takes no other, hence seed and restore.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(
+            torch.cuda.default_generators[
+                torch.cuda.current_device() if device.index is None else device.index
+            ]
+        )
+    elif device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    before = [generator.get_state() for generator in generators]
+    mixed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
+    for generator in generators:
+        generator.manual_seed(mixed % 2**63)
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
+
+
+def _cpu_has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware."""
+    # PyTorch 2.11 may lack the question; not knowing costs speed only.
+    has: Mapping[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(has.get("avx512_bf16") or has.get("amx_bf16"))

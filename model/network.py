@@ -1,0 +1,145 @@
+"""Owns the language models: the bigram table and the GPT, built the same on every machine from a config and a seed."""
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.blocks import Block
+from model.config import NetworkConfig
+
+INITIAL_DEVIATION: Final = 0.02  # GPT-2's, for every matrix
+
+
+class LanguageModel(nn.Module):
+    """A network that reads ids and gives, for each position, a score for every id that may come next."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids int64 [B, T], T at most block_size -> logits [B, T, vocabulary_size]."""
+        raise NotImplementedError
+
+
+class BigramTable(LanguageModel):
+    """Row i holds the scores of what follows token i: the smallest language model, blind to all before."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        self.table = nn.Embedding(config.vocabulary_size, config.vocabulary_size)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        logits: Tensor = self.table(ids)
+        return logits
+
+
+class Gpt(LanguageModel):
+    """A decoder-only Transformer: embeddings, causal blocks, a last norm, and a head over the vocabulary."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__(config)
+        self.embedding = Embedding(config)
+        self.blocks = nn.ModuleList(Block(config, causal=True) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.width, bias=config.bias)
+        if not config.tied_head:
+            self.head = nn.Linear(config.width, config.vocabulary_size, bias=config.bias)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = self.embedding(ids)
+        for block in self.blocks:
+            hidden = block(hidden)
+        hidden = self.norm(hidden)
+        if self.config.tied_head:  # Press and Wolf 2017, arXiv:1608.05859: one matrix reads and writes tokens
+            return functional.linear(hidden, self.embedding.token.weight)
+        logits: Tensor = self.head(hidden)
+        return logits
+
+
+class Embedding(nn.Module):
+    """What a token is plus where it stands, both learned."""
+
+    def __init__(self, config: NetworkConfig) -> None:
+        super().__init__()
+        self.block_size = config.block_size
+        self.token = nn.Embedding(config.vocabulary_size, config.width)
+        self.position = nn.Embedding(config.block_size, config.width)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """ids [B, T] -> [B, T, width]. ValueError if T is above block_size."""
+        length = ids.shape[1]
+        if length > self.block_size:
+            raise ValueError(
+                f"{length} tokens do not fit the network's context of {self.block_size}; crop the text"
+            )
+        embedded: Tensor = self.dropout(self.token(ids) + self.position.weight[:length])
+        return embedded
+
+
+def build_network(config: NetworkConfig, *, seed: int) -> LanguageModel:
+    """The network of a config with its first weights, on the CPU; the same bytes for the same seed."""
+    with torch.device(
+        "meta"
+    ):  # shapes only: PyTorch's own first weights would draw from the global generator
+        network = BigramTable(config) if config.kind == "bigram" else Gpt(config)
+    network.to_empty(device="cpu")
+    initialise(network, layers=config.layers, seed=seed)
+    return network
+
+
+def network_from(config: NetworkConfig, tensors: Mapping[str, Tensor]) -> LanguageModel:
+    """The network of a config with given weights, on the CPU, ready to predict (eval mode).
+
+    `tensors` as in `TrainingState.tensors`: those named "network.…" are copied, others ignored. ValueError
+    names a tensor that is missing, unexpected or of another shape.
+    """
+    network = build_network(config, seed=0)
+    load_tensors(network, tensors)
+    return network.eval()
+
+
+def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copies the tensors named "network.…" into a network, all or nothing. ValueError as in `network_from`."""
+    given = {name: tensor for name, tensor in tensors.items() if name.startswith("network.")}
+    check_tensors(given, {f"network.{name}": tensor for name, tensor in network.state_dict().items()})
+    network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in given.items()})
+
+
+def check_tensors(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """ValueError in one line that names the first tensor missing, unexpected, or of another shape."""
+    for name in sorted(given.keys() ^ expected.keys()):
+        found = "is missing" if name in expected else "is not expected"
+        raise ValueError(f"tensor {name} {found}; the checkpoint is of another network, check its config")
+    for name, tensor in expected.items():
+        if given[name].shape != tensor.shape:
+            shapes = f"{list(given[name].shape)}, expected {list(tensor.shape)}"
+            raise ValueError(f"tensor {name} has the shape {shapes}; the checkpoint is of another network")
+
+
+def initialise(network: nn.Module, *, layers: int, seed: int) -> None:
+    """GPT-2's first weights: normal with deviation 0.02, biases 0, norms 1.
+
+    The matrices that write into the residual stream, two a layer, start smaller by sqrt(2 x layers), so that
+    their sum does not grow with depth (Radford et al. 2019, section 2.3).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for name, module in network.named_modules():
+        if isinstance(module, nn.LayerNorm):
+            module.reset_parameters()
+        elif isinstance(module, nn.Linear | nn.Embedding):
+            deviation = INITIAL_DEVIATION
+            if name.endswith(".projection"):
+                deviation /= math.sqrt(2 * layers)
+            nn.init.normal_(module.weight, std=deviation, generator=generator)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def parameter_count(network: nn.Module) -> int:
+    """Numbers to learn; shared ones count once."""
+    return sum(parameter.numel() for parameter in network.parameters())
