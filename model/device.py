@@ -12,7 +12,7 @@ from model.config import DeviceName, Precision
 ChosenPrecision = Literal["float32", "bfloat16"]
 
 # Below this width the CPU's matrices are so small that converting to bfloat16 costs more than it saves.
-CPU_BFLOAT16_WIDTH: Final = 256
+CPU_BFLOAT16_WIDTH: Final = 128
 
 
 def choose_device(name: DeviceName) -> torch.device:
