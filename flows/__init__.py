@@ -1,1 +1,10 @@
-"""."""
+"""WHEN: one file is one flow of the same name, and reads as prose. And the command line.
+
+build_dataset     shards -> data set
+train_model       data set -> checkpoints and an MLflow run
+evaluate_model    model, data set -> exact losses
+run_pipeline      the whole road, from corpus to registered model
+command_line      `brickroad`
+services          `brickroad up` and `brickroad doctor`
+environment       the settings of Prefect and MLflow that hold before either is imported
+"""

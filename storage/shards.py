@@ -117,6 +117,26 @@ def uncompressed_bytes(shard: Shard) -> int:
         return sum(_xz_block_sizes(file, shard))
 
 
+def unpack_shards(archive: Path, folder: Path) -> Iterator[Path]:
+    """Unpacks a tar or tar.xz of shards into `folder`, by the last part of each member's name; yields each file.
+
+    Raises ShardError if the archive is not whole; believe none of the files before the iterator has ended.
+    """
+    shard = Shard(path=archive, name=archive.name, compressed_bytes=archive.stat().st_size)
+    with archive.open("rb") as file:
+        is_xz = file.read(len(XZ_MAGIC)) == XZ_MAGIC
+        file.seek(0)
+        chunks = _decompress(file, shard) if is_xz else iter(lambda: file.read(_READ_BYTES), b"")
+        try:
+            for member, content in _tar_members(_ByteStream(chunks)):
+                path = folder / PurePosixPath(member).name
+                with atomic_file(path) as target:
+                    target.write(content)
+                yield path
+        except _Malformed as error:
+            raise ShardError(archive, str(error)) from None
+
+
 def write_shard(path: Path, documents: Iterable[tuple[str, bytes]]) -> None:
     """Writes (member name, UTF-8 text) pairs as a shard of OpenWebText's layout. Same input, same bytes.
 
@@ -380,16 +400,16 @@ def _cut(window: bytes) -> int:
     if line := window.rfind(b"\n") + 1:
         return line
     position = len(window) - 1
-    while (
-        position > len(window) - 4
-        and (window[position] & 0xC0) == 0x80
-        or window[position - 1 : position] == b"\r"
-    ):
+    while position > len(window) - 4 and (window[position] & 0xC0) == 0x80:  # a continuation byte of UTF-8
         position -= 1
     return position
 
 
 def _document(member: str, raw: bytes, invalid_utf8: InvalidUtf8) -> Document:
+    if raw.startswith(XZ_MAGIC):
+        raise _Malformed(
+            f"holds further .xz files ({member!r}); unpack it first: tar -xf, then name the folder"
+        )
     had_mark = raw.startswith(b"\xef\xbb\xbf")
     utf8 = raw[3:] if had_mark else raw
     crlf = utf8.count(b"\r\n")

@@ -1,1 +1,16 @@
-"""."""
+"""ONCE: retryable units of work, each safe to run twice: get, compute, put. The only place where model and storage meet.
+
+    corpora        what there is to read, by name; downloads          -> shards
+    stdlib_docs    the default corpus: Python's own documentation     -> shards
+    dataset        shards -> stored text -> tokenizer -> tokens       -> Dataset
+    training       Dataset -> checkpoints and an MLflow run           -> TrainedModel
+    evaluation     model and Dataset -> exact losses                  -> Evaluation
+    registry       a trained model -> a version with an alias; and back: a reference -> a loaded model
+    pictures       loss curves
+    tracking       the one door to MLflow (and served_model.py, which MLflow runs by itself)
+    engine         how a function becomes a Prefect task
+    watch          progress on the terminal and in the Prefect UI
+
+Each module has plain functions, which tests and notebooks call, and below them thin tasks, which flows call. What
+crosses a task's boundary is a small frozen dataclass, never text, tokens or tensors.
+"""

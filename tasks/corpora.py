@@ -1,0 +1,219 @@
+"""What there is to read: the catalogue of corpora by name, and how each of them gets onto this disk."""
+
+import http.client
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from storage.errors import CorpusError
+from storage.files import sha256_file, write_json
+from storage.shards import InvalidUtf8, Shard, find_shards, unpack_shards
+from storage.workspace import Workspace
+from tasks.stdlib_docs import pack_stdlib_docs
+from tasks.watch import Watch
+
+Layout = Literal["python", "text", "archive of shards"]
+_CHUNK_BYTES = 1 << 20
+_TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueEntry:
+    """A corpus that can be asked for by name. `layout` says what the URL gives: one text, or a tar.xz of shards."""
+
+    name: str
+    what: str
+    licence: str
+    layout: Layout
+    bytes: int = 0
+    url: str = ""
+    sha256: str = ""
+    val_fraction: float = 0.1
+
+    @property
+    def file_name(self) -> str:
+        """The name of the downloaded file."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+CATALOGUE = {
+    entry.name: entry
+    for entry in (
+        CatalogueEntry(
+            name="stdlib-docs",
+            what="the documentation inside Python itself; needs no download",
+            licence="PSF-2.0",
+            layout="python",
+        ),
+        CatalogueEntry(
+            name="wizard-of-oz",
+            what="Dorothy and the Wizard in Oz, the course's first text",
+            licence="public domain",
+            layout="text",
+            bytes=237_733,
+            url="https://raw.githubusercontent.com/Infatoshi/fcc-intro-to-llms/62fea5d/wizard_of_oz.txt",
+            sha256="563fc0f0faf22236b612e61ad5c49e09e15484cbaa4271625485c6bfd9991741",
+        ),
+        CatalogueEntry(
+            name="tiny-shakespeare",
+            what="40,000 lines of Shakespeare, of char-rnn and nanoGPT",
+            licence="public domain",
+            layout="text",
+            bytes=1_115_394,
+            url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
+            sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
+        ),
+        CatalogueEntry(
+            name="openwebtext",
+            what="8,013,769 web pages in 20,610 shards, 39.8 GB of text",
+            licence="CC0-1.0 (the packaging; the pages have their own)",
+            layout="archive of shards",
+            bytes=12_880_027_468,
+            url="https://zenodo.org/records/3834942/files/openwebtext.tar.xz",
+            sha256="9fe39d154c5bc67da8c359415372b79510eb1e2edb0d035fe4f7fc3a732b9336",
+            val_fraction=0.0005,  # nanoGPT's
+        ),
+    )
+}
+
+DEFAULT_CORPUS = "stdlib-docs"
+DEFAULT_VAL_FRACTION = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusConfig:
+    """What to build a data set from, and how. The defaults are the reference run, which works offline.
+
+    `corpus` is a name of the catalogue, a folder, a file or a glob. `name` is the data set's, by default the corpus's.
+    `val_fraction` is by default the catalogue's, else 0.1. `character_coverage` is the share of all characters that
+    get an id of their own; the rest are spelt in bytes. `workers` is by default the number of CPUs.
+    """
+
+    corpus: str = DEFAULT_CORPUS
+    name: str | None = None
+    tokenizer: str = "char"
+    val_fraction: float | None = None
+    character_coverage: float = 0.9999
+    invalid_utf8: InvalidUtf8 = "refuse"
+    tolerate_bad_shards: int = 0
+    limit_shards: int | None = None
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokenizer != "char":
+            raise ValueError(f"tokenizer {self.tokenizer!r} is not known to this version; there is: char")
+        if not 0 < self.chosen_val_fraction < 1:
+            raise ValueError(f"val_fraction is {self.val_fraction}; it must be above 0 and below 1")
+        if not 0 < self.character_coverage <= 1:
+            raise ValueError(
+                f"character_coverage is {self.character_coverage}; it must be above 0, at most 1"
+            )
+        if self.name is not None and (self.name.startswith(".") or not set(self.name).isdisjoint("/\\@\0")):
+            raise ValueError(
+                f"name {self.name!r} must be a plain file name without / \\ @, not starting with a dot"
+            )
+        if self.tolerate_bad_shards < 0:
+            raise ValueError(f"tolerate_bad_shards is {self.tolerate_bad_shards}; it must be at least 0")
+        for field, value in (("limit_shards", self.limit_shards), ("workers", self.workers)):
+            if value is not None and value < 1:
+                raise ValueError(f"{field} is {value}; it must be at least 1")
+
+    @property
+    def chosen_val_fraction(self) -> float:
+        """The share of documents that go to the val split."""
+        if self.val_fraction is not None:
+            return self.val_fraction
+        entry = CATALOGUE.get(self.corpus)
+        return entry.val_fraction if entry else DEFAULT_VAL_FRACTION
+
+    @property
+    def chosen_name(self) -> str:
+        """The name of the data set: as given, else the corpus's, else that of its folder or file."""
+        if self.name or self.corpus in CATALOGUE:
+            return self.name or self.corpus
+        stem = Path(self.corpus).expanduser().absolute().name.split(".")[0]
+        letters = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-")
+        return letters or "corpus"
+
+
+def locate_shards(config: CorpusConfig, workspace: Workspace) -> list[Shard]:
+    """The shards of a corpus, in its order, fetched or packed first if it is known by name only.
+
+    Raises CorpusError, in one line, if there is nothing to read or the network does not give it.
+    """
+    place = config.corpus
+    if not Path(place).expanduser().exists() and (entry := CATALOGUE.get(place)):
+        place = str(_fetched(entry, workspace))
+    return find_shards(place)[: config.limit_shards]
+
+
+def _fetched(entry: CatalogueEntry, workspace: Workspace) -> Path:
+    with workspace.lock("corpora"):
+        if entry.layout == "python":
+            return pack_stdlib_docs(workspace.corpora)
+        folder = workspace.corpora / entry.name
+        if not (folder / "fetched.json").is_file():
+            archive = download(entry, workspace.corpora)
+            if entry.layout == "archive of shards":
+                _unpack(archive, folder)
+            else:
+                folder.mkdir(exist_ok=True)
+                archive.rename(folder / f"{entry.name}.txt")
+            write_json(folder / "fetched.json", {"url": entry.url, "sha256": entry.sha256})
+        return folder
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    with Watch("unpacking shards", unit="shards") as watch:
+        for _ in unpack_shards(archive, folder):
+            watch.advance(1)
+    archive.unlink()
+
+
+def download(entry: CatalogueEntry, folder: Path) -> Path:
+    """Downloads a corpus, going on where an earlier try ended, and checks its sha256; returns the file.
+
+    Raises CorpusError with the local way out if the network does not give it, or gives something else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / entry.file_name
+    unfinished = path.with_name(path.name + ".unfinished")
+    if not path.is_file():
+        try:
+            with Watch(f"downloading {entry.name}", total=entry.bytes, unit="bytes") as watch:
+                _download_rest(entry, unfinished, watch)
+        except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+            reason = getattr(error, "reason", error)
+            raise CorpusError(
+                f"{entry.name}: cannot be downloaded from {entry.url} ({reason}); fetch it where there is a network, "
+                f"then: brickroad run PATH"
+            ) from None
+        if sha256_file(unfinished) != entry.sha256:
+            unfinished.unlink()
+            raise CorpusError(
+                f"{entry.name}: {entry.url} gave other bytes than the catalogue's sha256; not used"
+            )
+        unfinished.rename(path)
+    return path
+
+
+def _download_rest(entry: CatalogueEntry, unfinished: Path, watch: Watch) -> None:
+    have = unfinished.stat().st_size if unfinished.is_file() else 0
+    if have >= entry.bytes:
+        return
+    request = urllib.request.Request(entry.url, headers={"Range": f"bytes={have}-"} if have else {})
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+        continues = have > 0 and response.status == http.HTTPStatus.PARTIAL_CONTENT
+        watch.advance(have if continues else 0)
+        with unfinished.open("ab" if continues else "wb") as file:
+            for chunk in _chunks(response):
+                file.write(chunk)
+                watch.advance(len(chunk))
+
+
+def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    while chunk := response.read(_CHUNK_BYTES):
+        yield chunk

@@ -1,0 +1,28 @@
+"""How a function becomes a Prefect task here: no result cache, for "is it done?" is the manifest's question."""
+
+import errno
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import State, Task, task
+from prefect.cache_policies import NO_CACHE
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def road_task(name: str, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
+    """A decorator: the function as a task of that name, tagged `brickroad`, whose results stay in memory."""
+    tags = ["brickroad", *options.pop("tags", [])]
+    return task(name=name, tags=tags, cache_policy=NO_CACHE, persist_result=False, **options)
+
+
+def can_heal(task: Any, run: Any, state: State[Any]) -> bool:
+    """Whether trying again can help: the network or a disk may recover, a corrupt file does not."""
+    try:
+        state.result()
+    except OSError as error:
+        return error.errno not in (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.ENOENT)
+    except Exception:
+        return False
+    return False

@@ -1,0 +1,138 @@
+"""Progress as a person sees it: a bar with rate and time left on a terminal, lines in a log, an artifact in Prefect."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from rich.console import Console
+from rich.filesize import decimal
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+_ARTIFACT_SECONDS = 2.0  # an update costs 20 ms
+_LINE_SECONDS = 15.0  # between lines where there is no terminal to draw a bar on
+_QUIET_SECONDS = 2.0  # what takes less is not worth a line
+
+
+class _RateColumn(ProgressColumn):
+    """Units done a second, over the whole time so far."""
+
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: Task) -> Text:
+        return Text(_rate(task.completed, task.elapsed or 0.0, self.unit), style="progress.data.speed")
+
+
+class Watch:
+    """`with Watch("ingesting", total=7, unit="shards") as watch: watch.advance(1)`.
+
+    Draws to stderr. Within a flow run it also keeps a progress artifact under `artifact_key`, if one is given.
+    """
+
+    def __init__(
+        self, what: str, *, unit: str, total: int | None = None, artifact_key: str | None = None
+    ) -> None:
+        self.what = what
+        self.unit = unit
+        self.total = total
+        self._done = 0
+        self._began = self._last_line = self._last_artifact = time.monotonic()
+        self._artifact = _artifact(artifact_key, what) if total and artifact_key else None
+        self._bar = _bar(unit) if sys.stderr.isatty() else None
+
+    def __enter__(self) -> Self:
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task(self.what, total=self.total, facts="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+        elif time.monotonic() - self._began > _QUIET_SECONDS:
+            self._print_line()
+        if self._artifact and kind is None:
+            _update(self._artifact, 100.0, f"{self.what}: {self._line()}")
+
+    def advance(self, units: int, facts: str = "") -> None:
+        """`units` more are done; `facts` is what else is worth a glance, such as the loss."""
+        self._done += units
+        now = time.monotonic()
+        if self._bar:
+            self._bar.update(self._task, completed=self._done, facts=facts)
+        elif now - self._last_line > _LINE_SECONDS:
+            self._last_line = now
+            self._print_line(facts)
+        if self._artifact and self.total and now - self._last_artifact > _ARTIFACT_SECONDS:
+            self._last_artifact = now
+            _update(self._artifact, 100.0 * self._done / self.total, f"{self.what}: {self._line(facts)}")
+
+    def _line(self, facts: str = "") -> str:
+        of = f" of {_amount(self.total, self.unit)}" if self.total else ""
+        rate = _rate(self._done, time.monotonic() - self._began, self.unit)
+        return ", ".join(filter(None, [f"{_amount(self._done, self.unit)}{of}", rate, facts]))
+
+    def _print_line(self, facts: str = "") -> None:
+        print(f"{self.what}: {self._line(facts)}", file=sys.stderr, flush=True)
+
+
+def _bar(unit: str) -> Progress:
+    return Progress(
+        SpinnerColumn(finished_text="✓"),
+        TextColumn("{task.description:<12}"),
+        BarColumn(bar_width=16),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(elapsed_when_finished=False, compact=True),
+        _RateColumn(unit),
+        TextColumn("{task.fields[facts]}", style="cyan"),
+        console=Console(stderr=True),
+        refresh_per_second=4,
+    )
+
+
+def _artifact(key: str | None, what: str) -> UUID | None:
+    if key is None:
+        return None
+    from prefect.artifacts import (
+        create_progress_artifact,  # here, since a look at a data set needs no orchestrator
+    )
+    from prefect.context import FlowRunContext
+
+    if FlowRunContext.get() is None:
+        return None
+    created = create_progress_artifact(progress=0.0, key=key, description=what)
+    assert isinstance(created, UUID)
+    return created
+
+
+def _update(artifact: UUID, percent: float, description: str) -> None:
+    from prefect.artifacts import update_progress_artifact
+
+    update_progress_artifact(artifact, progress=min(percent, 100.0), description=description)
+
+
+def _amount(number: float, unit: str) -> str:
+    return decimal(int(number)) if unit == "bytes" else f"{number:,.0f} {unit}"
+
+
+def _rate(done: float, seconds: float, unit: str) -> str:
+    if not done or seconds < 0.1:
+        return ""
+    each = done / seconds
+    return f"{decimal(int(each))}/s" if unit == "bytes" else f"{each:,.{0 if each >= 10 else 1}f} {unit}/s"
