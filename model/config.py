@@ -64,7 +64,7 @@ class TrainingConfig:
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.99
-    gradient_clip_norm: float = 1.0  # math.inf: no clipping
+    gradient_clip_norm: float = 1.0  # 0: no clipping
     seed: int = 1337
     device: DeviceName = "auto"
     precision: Precision = "auto"
@@ -72,7 +72,9 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         _check_choices(self)
         _check_at_least(self, 1, "steps", "batch_size", "gradient_accumulation_steps")
-        _check_at_least(self, 0, "minimum_learning_rate", "warmup_steps", "weight_decay", "seed")
+        _check_at_least(
+            self, 0, "minimum_learning_rate", "warmup_steps", "weight_decay", "seed", "gradient_clip_norm"
+        )
         if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
                 f"training.batch_size {self.batch_size} is not a multiple of "
@@ -88,10 +90,6 @@ class TrainingConfig:
                 raise ValueError(
                     f"training.{name} is {getattr(self, name)}; it must be at least 0 and below 1"
                 )
-        if not self.gradient_clip_norm > 0:
-            raise ValueError(
-                f"training.gradient_clip_norm is {self.gradient_clip_norm}; above 0, or inf for none"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +112,7 @@ def preset(name: str, *, vocabulary_size: int) -> Recipe:
             network = NetworkConfig(kind="bigram", vocabulary_size=vocabulary_size, block_size=8)
             training = TrainingConfig(
                 steps=1000,
-                batch_size=512,
+                batch_size=256,
                 learning_rate=0.1,
                 minimum_learning_rate=0.001,
                 warmup_steps=0,
@@ -142,7 +140,7 @@ def preset(name: str, *, vocabulary_size: int) -> Recipe:
                 warmup_steps=0,
                 weight_decay=0.01,  # what torch.optim.AdamW takes if not told, as in the course
                 beta2=0.999,
-                gradient_clip_norm=math.inf,
+                gradient_clip_norm=0.0,
             )
         case "pocket":
             network = NetworkConfig(vocabulary_size=vocabulary_size)

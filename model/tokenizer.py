@@ -217,8 +217,8 @@ class CharTokenizer:
             raise ValueError(
                 f"ids to decode must be integers from 0 to {self.end_of_text}; was another tokenizer meant?"
             )
-        utf8, lengths = self._utf8_of_id
-        text_bytes: bytes = utf8[sequence][np.arange(4) < lengths[sequence][:, None]].tobytes()
+        pieces, is_used = self._utf8_of_id
+        text_bytes: bytes = pieces[sequence].view(np.uint8)[is_used[sequence].view(np.bool_)].tobytes()
         try:
             return text_bytes.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:
@@ -236,13 +236,14 @@ class CharTokenizer:
         return table
 
     @cached_property
-    def _utf8_of_id(self) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-        """The bytes of each id, [vocabulary, 4] filled up with zeros, and how many of the four count."""
+    def _utf8_of_id(self) -> tuple[npt.NDArray[np.uint32], npt.NDArray[np.uint32]]:
+        """For each id its UTF-8 bytes and which of the four are used: four bytes in one number, to look up at once."""
         pieces = [character.encode("utf-8", "surrogatepass") for character in self.characters]
         pieces += [bytes([value]) for value in range(BYTE_VALUES)]
         pieces.append(b"")  # end-of-text
         filled = b"".join(piece.ljust(4, b"\0") for piece in pieces)
-        return np.frombuffer(filled, np.uint8).reshape(-1, 4), np.array([len(piece) for piece in pieces])
+        is_used = b"".join((b"\1" * len(piece)).ljust(4, b"\0") for piece in pieces)
+        return np.frombuffer(filled, np.uint32), np.frombuffer(is_used, np.uint32)
 
 
 def _code_points(text: str) -> npt.NDArray[np.unsignedinteger[Any]]:

@@ -111,7 +111,9 @@ class Training:
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
         loss = self._accumulate_gradients()
-        gradient_norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), config.gradient_clip_norm)
+        gradient_norm = torch.nn.utils.clip_grad_norm_(
+            self.network.parameters(), config.gradient_clip_norm or math.inf
+        )
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self.step += 1
