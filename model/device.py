@@ -7,7 +7,7 @@ from typing import Final, Literal
 import numpy as np
 import torch
 
-from model.config import DeviceName, Precision
+from model.config import DeviceName, NetworkConfig, Precision
 
 ChosenPrecision = Literal["float32", "bfloat16"]
 
@@ -17,24 +17,28 @@ CPU_BFLOAT16_WIDTH: Final = 128
 
 def choose_device(name: DeviceName) -> torch.device:
     """The device of a name; "auto" is CUDA, else MPS, else the CPU. ValueError if it is not there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    there: dict[DeviceName, bool] = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
-        return torch.device(next(device for device, is_there in there.items() if is_there))
+        name = next(device for device, is_there in there.items() if is_there)
     if not there[name]:
         raise ValueError(
             f"this machine has no device {name!r} that PyTorch can use; set training.device=auto"
         )
-    return torch.device(name)
+    return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
-def choose_precision(device: torch.device, name: Precision, *, width: int) -> ChosenPrecision:
-    """The arithmetic of the forward pass; "auto" is bfloat16 where it is faster, for a network of a width."""
+def choose_precision(device: torch.device, name: Precision, *, network: NetworkConfig) -> ChosenPrecision:
+    """The arithmetic of the forward pass; "auto" is bfloat16 where that is faster."""
     if name != "auto":
         return name
     if device.type == "cuda":
         # including_emulation: False, since before Ampere bfloat16 is emulated, slower than float32
         return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    if device.type == "cpu" and width >= CPU_BFLOAT16_WIDTH and _cpu_has_bfloat16():
+    if device.type == "cpu" and _is_wide(network) and _cpu_has_bfloat16():
         return "bfloat16"
     return "float32"
 
@@ -52,11 +56,7 @@ def random_numbers_of(device: torch.device, seed: int, step: int) -> Iterator[No
     """
     generators = [torch.default_generator]
     if device.type == "cuda":
-        generators.append(
-            torch.cuda.default_generators[
-                torch.cuda.current_device() if device.index is None else device.index
-            ]
-        )
+        generators.append(torch.cuda.default_generators[device.index])
     elif device.type == "mps":
         generators.append(torch.mps._get_default_mps_generator())
     before = [generator.get_state() for generator in generators]
@@ -68,6 +68,10 @@ def random_numbers_of(device: torch.device, seed: int, step: int) -> Iterator[No
     finally:
         for generator, state in zip(generators, before, strict=True):
             generator.set_state(state)
+
+
+def _is_wide(network: NetworkConfig) -> bool:
+    return network.kind == "gpt" and network.width >= CPU_BFLOAT16_WIDTH
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -56,6 +56,5 @@ def build_encoder_decoder(config: NetworkConfig, *, seed: int) -> EncoderDecoder
     """The encoder-decoder of a config with GPT-2's first weights, on the CPU; the same for the same seed."""
     with torch.device("meta"):
         network = EncoderDecoder(config)
-    network.to_empty(device="cpu")
     initialise(network, layers=config.layers, seed=seed)
     return network

@@ -1,6 +1,5 @@
 """Owns the measure of a network: its exact loss on a split, perplexity, and bits per byte."""
 
-import contextlib
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,12 +7,12 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from model.batches import gather, to_tensor
 from model.device import ChosenPrecision, autocast
-from model.network import LanguageModel
+from model.network import LanguageModel, device_of, predicting
 from model.tokenizer import TokenArray
 
 # Logits of one batch at most: 2^25 float32 are 128 MiB, which fits any device beside the network.
@@ -124,30 +123,13 @@ def estimate_loss(
     return nats / (windows * length)
 
 
-@contextlib.contextmanager
-def predicting(network: nn.Module) -> Iterator[None]:
-    """Inside, the network is in eval mode (no dropout) and keeps no gradients; afterwards it is as it was."""
-    was_training = network.training
-    network.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        network.train(was_training)
-
-
-def device_of(network: nn.Module) -> torch.device:
-    """Where the network's weights are."""
-    return next(network.parameters()).device
-
-
 def _total_nats(network: LanguageModel, inputs: Tensor, targets: Tensor, precision: ChosenPrecision) -> float:
     """The summed loss of consecutive tokens [N], cut into windows; a shorter last one goes by itself."""
     block_size = network.config.block_size
     whole = len(inputs) // block_size * block_size
     nats = 0.0
     for part, length in ((slice(0, whole), block_size), (slice(whole, None), len(inputs) - whole)):
-        if length and inputs[part].numel():
+        if inputs[part].numel():
             windows = inputs[part].view(-1, length), targets[part].view(-1, length)
             nats += float(_losses(network, *windows, precision).sum())
     return nats

@@ -8,8 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from model.evaluation import device_of, predicting
-from model.network import LanguageModel
+from model.network import LanguageModel, device_of, predicting
 
 
 def generate(

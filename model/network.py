@@ -1,7 +1,8 @@
 """Owns the language models: the bigram table and the GPT, built the same on every machine from a config and a seed."""
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 import torch
@@ -83,11 +84,9 @@ class Embedding(nn.Module):
 
 def build_network(config: NetworkConfig, *, seed: int) -> LanguageModel:
     """The network of a config with its first weights, on the CPU; the same bytes for the same seed."""
-    with torch.device(
-        "meta"
-    ):  # shapes only: PyTorch's own first weights would draw from the global generator
+    # On "meta" there are only shapes: PyTorch's own first weights would draw from the global generator.
+    with torch.device("meta"):
         network = BigramTable(config) if config.kind == "bigram" else Gpt(config)
-    network.to_empty(device="cpu")
     initialise(network, layers=config.layers, seed=seed)
     return network
 
@@ -122,11 +121,13 @@ def check_tensors(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
 
 
 def initialise(network: nn.Module, *, layers: int, seed: int) -> None:
-    """GPT-2's first weights: normal with deviation 0.02, biases 0, norms 1.
+    """Gives a network of "meta" its memory, on the CPU, and GPT-2's first weights.
 
-    The matrices that write into the residual stream, two a layer, start smaller by sqrt(2 x layers), so that
-    their sum does not grow with depth (Radford et al. 2019, section 2.3).
+    Those are normal with deviation 0.02, biases 0, norms 1. The matrices that write into the residual stream,
+    two a layer, start smaller by sqrt(2 x layers), so that their sum does not grow with depth (Radford et al.
+    2019, section 2.3).
     """
+    network.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     for name, module in network.named_modules():
         if isinstance(module, nn.LayerNorm):
@@ -143,3 +144,20 @@ def initialise(network: nn.Module, *, layers: int, seed: int) -> None:
 def parameter_count(network: nn.Module) -> int:
     """Numbers to learn; shared ones count once."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+@contextlib.contextmanager
+def predicting(network: nn.Module) -> Iterator[None]:
+    """Inside, the network is in eval mode (no dropout) and keeps no gradients; afterwards it is as it was."""
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        network.train(was_training)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where the network's weights are."""
+    return next(network.parameters()).device

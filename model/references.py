@@ -31,7 +31,10 @@ class References:
 def reference_lines(
     train_tokens: TokenArray, val_tokens: TokenArray, *, vocabulary_size: int, end_of_text: int
 ) -> References:
-    """What counting on train predicts on val: the very predictions that `evaluate` scores."""
+    """What counting on train predicts on val: the very predictions that `evaluate` scores.
+
+    Pairs are learnt from the first MAXIMUM_TRAIN_TOKENS of train. ValueError for an empty split or unknown ids.
+    """
     learnt = PairCounts.of(train_tokens[:MAXIMUM_TRAIN_TOKENS], vocabulary_size, end_of_text)
     wanted = PairCounts.of(val_tokens, vocabulary_size, end_of_text)
     return References(

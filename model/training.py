@@ -92,7 +92,7 @@ class Training:
             batch_size=config.batch_size,
         )
         self.device = choose_device(config.device)
-        self.precision = choose_precision(self.device, config.precision, width=recipe.network.width)
+        self.precision = choose_precision(self.device, config.precision, network=recipe.network)
         self.network = build_network(recipe.network, seed=config.seed).to(self.device)
         self._optimizer = build_optimizer(self.network, config)
         self._train_tokens = train_tokens

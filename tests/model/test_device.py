@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from model.config import NetworkConfig
 from model.device import autocast, choose_device, choose_precision, random_numbers_of
 
 CPU = torch.device("cpu")
@@ -21,10 +22,14 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 
 def test_precision_is_what_was_asked_for_or_what_pays() -> None:
-    assert choose_precision(CPU, "bfloat16", width=8) == "bfloat16"
-    assert choose_precision(CPU, "float32", width=4096) == "float32"
-    assert choose_precision(CPU, "auto", width=8) == "float32"
-    assert choose_precision(torch.device("mps"), "auto", width=4096) == "float32"
+    narrow = NetworkConfig(vocabulary_size=10, width=8)
+    wide = NetworkConfig(vocabulary_size=10, width=4096)
+    table = NetworkConfig(kind="bigram", vocabulary_size=10)
+    assert choose_precision(CPU, "bfloat16", network=narrow) == "bfloat16"
+    assert choose_precision(CPU, "float32", network=wide) == "float32"
+    assert choose_precision(CPU, "auto", network=narrow) == "float32"
+    assert choose_precision(CPU, "auto", network=table) == "float32"
+    assert choose_precision(torch.device("mps"), "auto", network=wide) == "float32"
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("bfloat16", torch.bfloat16), ("float32", torch.float32)])
@@ -53,7 +58,7 @@ def test_the_global_generator_goes_on_untouched() -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 def test_cuda_has_random_numbers_of_its_own() -> None:
-    cuda = torch.device("cuda")
+    cuda = choose_device("cuda")
     torch.manual_seed(7)
     expected = torch.rand(4, device=cuda)
     torch.manual_seed(7)

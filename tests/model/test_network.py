@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.config import NetworkConfig, preset
-from model.network import build_network, network_from, parameter_count
+from model.network import Gpt, build_network, network_from, parameter_count
 
 TINY = NetworkConfig(vocabulary_size=50, block_size=16, layers=2, heads=2, width=32)
 COURSE = preset("course", vocabulary_size=50).network
@@ -75,8 +75,6 @@ def test_an_untrained_network_is_almost_uniform(config: NetworkConfig) -> None:
 def test_parameter_counts_are_those_of_the_papers() -> None:
     gpt2 = replace(preset("gpt2", vocabulary_size=50257).network, bias=True, query_key_value_bias=True)
     with torch.device("meta"):
-        from model.network import Gpt
-
         assert parameter_count(Gpt(gpt2)) == 124_439_808  # GPT-2 small
     tied, untied = build_network(TINY, seed=1), build_network(replace(TINY, tied_head=False), seed=1)
     assert parameter_count(untied) - parameter_count(tied) == 50 * 32
