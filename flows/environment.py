@@ -12,7 +12,12 @@ import urllib.request
 from storage.workspace import WORKSPACE_VARIABLE, Workspace
 
 #: Any of these means that the user has chosen a server or a home: then ours is not to be.
-_CHOICES_OF_PREFECT = ("PREFECT_API_URL", "PREFECT_HOME", "PREFECT_PROFILE", "PREFECT_API_DATABASE_CONNECTION_URL")
+_CHOICES_OF_PREFECT = (
+    "PREFECT_API_URL",
+    "PREFECT_HOME",
+    "PREFECT_PROFILE",
+    "PREFECT_API_DATABASE_CONNECTION_URL",
+)
 _HEALTH_SECONDS = 1.0
 
 #: Also in prefect.toml, for people who call `prefect` by hand in this folder.
@@ -40,7 +45,9 @@ def prepare(workspace: Workspace) -> str | None:
     for variable, value in SETTINGS.items():
         os.environ.setdefault(variable, value)
     if not any(variable in os.environ for variable in _CHOICES_OF_PREFECT):
-        workspace.prefect.mkdir(parents=True, exist_ok=True)  # without it the server's database cannot be opened
+        workspace.prefect.mkdir(
+            parents=True, exist_ok=True
+        )  # without it the server's database cannot be opened
         os.environ["PREFECT_HOME"] = str(workspace.prefect)
         if address := _running_server(workspace):
             os.environ["PREFECT_API_URL"] = address

@@ -55,11 +55,11 @@ class TrainingConfig:
     cannot be meant.
     """
 
-    steps: int = 2000
-    batch_size: int = 16
+    steps: int = 2500
+    batch_size: int = 8
     gradient_accumulation_steps: int = 1
-    learning_rate: float = 2e-3
-    minimum_learning_rate: float = 2e-4
+    learning_rate: float = 4e-3
+    minimum_learning_rate: float = 4e-4
     warmup_steps: int = 100
     weight_decay: float = 0.1
     beta1: float = 0.9

@@ -11,7 +11,8 @@ from model.config import DeviceName, NetworkConfig, Precision
 
 ChosenPrecision = Literal["float32", "bfloat16"]
 
-# Below this width the CPU's matrices are so small that converting to bfloat16 costs more than it saves.
+# On narrower networks converting to bfloat16 costs what it saves. On 2 cores of Zen 4 a step took 0.6 to 0.75 of
+# float32's time at width 128 (batches of 2,048 tokens), and the same time on the course's 256 tokens.
 CPU_BFLOAT16_WIDTH: Final = 128
 
 

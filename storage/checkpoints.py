@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from storage.errors import CheckpointError
-from storage.files import atomic_file, publish_folder, sha256_file, staged_folder, write_json
+from storage.files import atomic_file, link_or_copy, publish_folder, sha256_file, staged_folder, write_json
 
 CHECKPOINT_FORMAT = 1
 _NETWORK = "network.safetensors"
@@ -40,6 +40,11 @@ class Checkpoint:
         return (self.path / "tokenizer.json").read_text(encoding="utf-8")
 
 
+def checkpoint_name(step: int) -> str:
+    """The name of a step's folder."""
+    return f"step-{step:08d}"
+
+
 def save_checkpoint(
     run_folder: Path,
     *,
@@ -52,7 +57,7 @@ def save_checkpoint(
 
     The folder appears only whole; if it is there already it is kept, for a step has one state.
     """
-    path = run_folder / f"step-{step:08d}"
+    path = run_folder / checkpoint_name(step)
     if not (path / "checkpoint.json").is_file():
         host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
         network = {name: tensor for name, tensor in host.items() if name.startswith(_NETWORK_PREFIX)}
@@ -91,6 +96,20 @@ def load_tensors(checkpoint: Checkpoint, *, network_only: bool = False) -> dict[
     return tensors
 
 
+def without_optimizer(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """A copy for use rather than for going on: network and tokenizer, hard-linked where the file system allows it."""
+    digests = {
+        name: sha for name, sha in _read_record(checkpoint.path)["sha256"].items() if name != _OPTIMIZER
+    }
+    with staged_folder(folder.parent) as stage:
+        for name in digests:
+            link_or_copy(checkpoint.path / name, stage / name)
+        record = {"format_version": CHECKPOINT_FORMAT, "step": checkpoint.step, "sha256": digests}
+        write_json(stage / "checkpoint.json", record | {"facts": checkpoint.facts})
+        publish_folder(stage, folder)
+    return Checkpoint(path=folder, step=checkpoint.step, facts=checkpoint.facts)
+
+
 def list_checkpoints(run_folder: Path) -> list[Checkpoint]:
     """The finished checkpoints of a run, by step."""
     return sorted(_readable(run_folder), key=lambda checkpoint: checkpoint.step)
@@ -104,12 +123,10 @@ def latest_checkpoint(run_folder: Path) -> Checkpoint:
     return found[-1]
 
 
-def remove_old_checkpoints(run_folder: Path, *, keep_last: int, keep: set[Path]) -> None:
-    """Removes all but the last `keep_last` checkpoints of a run and those in `keep`."""
-    for checkpoint in list_checkpoints(run_folder)[:-keep_last]:
-        if checkpoint.path not in keep:
-            (checkpoint.path / "checkpoint.json").unlink()  # first of all it is not a checkpoint any more
-            shutil.rmtree(checkpoint.path)
+def remove_checkpoint(checkpoint: Checkpoint) -> None:
+    """Removes a checkpoint; killed on the way, what is left is not a checkpoint any more."""
+    (checkpoint.path / "checkpoint.json").unlink()
+    shutil.rmtree(checkpoint.path)
 
 
 def _readable(run_folder: Path) -> Iterator[Checkpoint]:

@@ -112,6 +112,14 @@ def sync_file(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same bytes under a second name: a hard link (no time, no space), or a copy on another file system."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def remove_partials(folder: Path) -> int:
     """Removes what killed writers left below `folder`; returns how many. Call it under the lock of that folder."""
     leftovers = list(folder.rglob(f"*{PARTIAL_SUFFIX}")) if folder.is_dir() else []

@@ -13,7 +13,7 @@ WORKSPACE_VARIABLE = "BRICKROAD_WORKSPACE"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workspace:
-    """The folder that holds all that brickroad makes. Deleting it forgets everything; moving it loses nothing."""
+    """The folder that holds all that brickroad makes. Deleting it forgets everything."""
 
     root: Path
 

@@ -4,6 +4,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 
 from tasks.dataset import BuiltDataset
+from tasks.evaluation import Evaluation
+from tasks.registry import ModelVersion
+from tasks.training import TrainedModel
 
 
 def show_dataset(built: BuiltDataset) -> None:
@@ -34,3 +37,61 @@ def show_dataset(built: BuiltDataset) -> None:
 def _card(key: str, markdown: str, description: str) -> None:
     if FlowRunContext.get() is not None:
         create_markdown_artifact(markdown, key=key, description=description)
+
+
+def show_training(trained: TrainedModel, mlflow_url: str) -> None:
+    """A card of a training: where its curves and checkpoints are."""
+    _card(
+        "training",
+        f"""# Run {trained.run_id}
+
+* [the run in MLflow]({mlflow_url}): curves, samples, checkpoints
+* steps: {trained.steps:,}, last train loss **{trained.train_loss:.4f}** nats per token
+* {trained.tokens_per_second:,.0f} tokens/s, {trained.seconds:.0f} s
+* best checkpoint: `{trained.checkpoint}`
+""",
+        f"Training {trained.run_id}",
+    )
+
+
+def show_evaluation(evaluation: Evaluation) -> None:
+    """A card of an evaluation: the exact loss between the reference lines, and what the model writes."""
+    lines = evaluation.references
+    fence = "`" * 4
+    _card(
+        "evaluation",
+        f"""# {evaluation.val_loss:.4f} nats per token on {evaluation.dataset}
+
+| on the whole val split ({evaluation.tokens:,} tokens) | nats per token |
+|---|---:|
+| uniform: every token equally likely | {lines.uniform:.4f} |
+| unigram: by frequency | {lines.unigram:.4f} |
+| bigram: by the token before | {lines.bigram:.4f} |
+| **this model** | **{evaluation.val_loss:.4f}** |
+
+* perplexity {evaluation.perplexity:.3f}, **{evaluation.val_bits_per_byte:.4f} bits per byte**
+* {lines.bigram - evaluation.val_loss:.3f} nats below the bigram
+* model: `{evaluation.model}`
+
+## It writes
+{fence}
+{evaluation.sample}
+{fence}
+""",
+        f"Evaluation on {evaluation.dataset}",
+    )
+
+
+def show_version(version: ModelVersion, mlflow_url: str) -> None:
+    """A card of a registered version: its alias and why it has it."""
+    _card(
+        "registered-model",
+        f"""# {version.name} version {version.version}: {version.alias}
+
+{version.reason}
+
+* [its run in MLflow]({mlflow_url})
+* `brickroad generate {version.name}@{version.alias} --prompt "The "`
+""",
+        f"{version.name} version {version.version}",
+    )

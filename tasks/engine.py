@@ -6,6 +6,10 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_UI_URL
+
+DEFAULT_PREFECT_UI = "http://127.0.0.1:4200"
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,3 +30,21 @@ def can_heal(task: Any, run: Any, state: State[Any]) -> bool:
     except Exception:
         return False
     return False
+
+
+def run_links() -> dict[str, str]:
+    """Tags for an MLflow run that lead back to the Prefect run it belongs to; none outside a flow run."""
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        return {}
+    run = context.flow_run
+    return {
+        "prefect.flow_run_id": str(run.id),
+        "prefect.flow_run_name": run.name,
+        "prefect.flow_run_url": f"{prefect_ui()}/runs/flow-run/{run.id}",
+    }
+
+
+def prefect_ui() -> str:
+    """The address of the Prefect pages: of the server in use, or where `brickroad up` will show this workspace."""
+    return (PREFECT_UI_URL.value() or DEFAULT_PREFECT_UI).rstrip("/")

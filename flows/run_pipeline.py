@@ -1,0 +1,46 @@
+"""The flow that is the whole road: corpus to data set to trained model to evaluation to registry."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from prefect import flow
+
+from flows.build_dataset import build_dataset
+from flows.train_model import TrainedAndEvaluated, train_model
+from storage.workspace import Workspace
+from tasks.artifacts import show_version
+from tasks.corpora import CorpusConfig
+from tasks.dataset import BuiltDataset
+from tasks.registry import FoundModel, ModelVersion, register_task
+from tasks.tracking import Tracker
+from tasks.training import TrainingRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PipelineResult:
+    """Everything that a run of the road made."""
+
+    built: BuiltDataset
+    model: TrainedAndEvaluated
+    version: ModelVersion
+
+
+@flow(name="run-pipeline", flow_run_name="road from {config.corpus}", persist_result=False)
+def run_pipeline(
+    config: CorpusConfig | None = None, request: TrainingRequest | None = None, workspace: Path | None = None
+) -> PipelineResult:
+    """Corpus to registered GPT.
+
+    Args:
+        config: what to build from, and how; by default the documentation inside Python, which needs no network.
+        request: how to train; its data set is the one that was built.
+        workspace: the folder that holds everything; by default $BRICKROAD_WORKSPACE, else ./workspace.
+    """
+    place = Workspace.at(workspace)
+    built = build_dataset(config or CorpusConfig(), workspace=place.root)
+    request = replace(request or TrainingRequest(), dataset=built.dataset.reference)
+    model = train_model(request, workspace=place.root)
+    found = FoundModel(path=model.trained.checkpoint, run_id=model.trained.run_id)
+    version = register_task(found, model.evaluation, place)
+    show_version(version, Tracker(place).run_url(model.trained.run_id))
+    return PipelineResult(built=built, model=model, version=version)

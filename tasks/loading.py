@@ -1,0 +1,77 @@
+"""A trained model in memory: from a checkpoint folder alone, without orchestrator or tracker."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.config import Recipe, recipe_from_dict
+from model.device import choose_device
+from model.generation import generate
+from model.network import LanguageModel, network_from
+from model.tokenizer import Tokenizer, tokenizer_from_json
+from storage.checkpoints import Checkpoint, load_tensors, read_checkpoint
+
+_MOST_BYTES_A_CHARACTER = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A network on its device, with the tokenizer it was trained with, and the recipe it was trained by."""
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    network: LanguageModel
+    tokenizer: Tokenizer
+
+    def write(
+        self,
+        prompt: str,
+        *,
+        tokens: int,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int = 0,
+    ) -> Iterator[str]:
+        """Text that continues the prompt, piece by piece, until `tokens` are written or the document ends.
+
+        An empty prompt starts a new document. Raises ValueError for a setting that cannot be meant.
+        """
+        start = self.tokenizer.encode(prompt) if prompt else [self.tokenizer.end_of_text]
+        ids = generate(
+            self.network,
+            start,
+            tokens=tokens,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            seed=seed,
+            stop_id=self.tokenizer.end_of_text,
+        )
+        return _text(ids, self.tokenizer)
+
+
+def load_model(path: Path) -> LoadedModel:
+    """The model of a checkpoint folder, every byte verified. Raises CheckpointError or ValueError if it is not one."""
+    checkpoint = read_checkpoint(path)
+    recipe = recipe_from_dict(checkpoint.facts["recipe"])
+    network = network_from(recipe.network, load_tensors(checkpoint, network_only=True))
+    return LoadedModel(
+        checkpoint=checkpoint,
+        recipe=recipe,
+        network=network.to(choose_device("auto")),
+        tokenizer=tokenizer_from_json(checkpoint.tokenizer_json()),
+    )
+
+
+def _text(ids: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
+    """Decodes as ids arrive; the bytes of a character that is spelt in bytes wait for one another."""
+    waiting: list[int] = []
+    for token in ids:
+        waiting.append(token)
+        text = tokenizer.decode(waiting)
+        if "\ufffd" not in text or len(waiting) >= _MOST_BYTES_A_CHARACTER:
+            yield text
+            waiting = []
+    if waiting:
+        yield tokenizer.decode(waiting)

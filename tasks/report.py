@@ -1,0 +1,40 @@
+"""What an evaluation leaves in MLflow: the exact numbers, the reference lines, the picture of the curves, a sample."""
+
+from storage.workspace import Workspace
+from tasks.engine import road_task
+from tasks.evaluation import Evaluation
+from tasks.pictures import loss_curves
+from tasks.registry import FoundModel
+from tasks.tracking import RunLog, Tracker
+
+
+def log_evaluation(evaluation: Evaluation, model: FoundModel, workspace: Workspace) -> None:
+    """Logs an evaluation to the model's run; one on another data set than its own stands under that one's name."""
+    assert model.run_id is not None, "only a model with a run can be logged to"
+    run = RunLog(Tracker(workspace), model.run_id)
+    numbers = {
+        "val_loss_exact": evaluation.val_loss,
+        "val_bits_per_byte": evaluation.val_bits_per_byte,
+        "perplexity": evaluation.perplexity,
+        "reference_uniform": evaluation.references.uniform,
+        "reference_unigram": evaluation.references.unigram,
+        "reference_bigram": evaluation.references.bigram,
+    }
+    if not run.was_trained_on(evaluation.dataset_digest):
+        prefix = evaluation.dataset.replace("@", "-")
+        run.summary({f"{prefix}/{key}": value for key, value in numbers.items()})
+        return
+    run.summary(numbers)
+    run.text(evaluation.sample, "samples/best.txt")
+    picture = loss_curves(
+        f"{evaluation.dataset}: {evaluation.val_loss:.3f} nats per token, "
+        f"{evaluation.val_bits_per_byte:.3f} bits per byte",
+        run.history("train_loss"),
+        run.history("val_loss"),
+        evaluation.references,
+        evaluation.val_loss,
+    )
+    run.figure(picture, "loss-curves.png")
+
+
+log_evaluation_task = road_task("log evaluation")(log_evaluation)

@@ -1,0 +1,315 @@
+"""The one door to MLflow: runs, metrics in batches, checkpoints as logged models, and the model registry.
+
+Only the client with explicit run ids is used; MLflow's "active run" is a thread's global and would open stray runs.
+The store is a database in the workspace, or what $MLFLOW_TRACKING_URI says.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlparse
+
+os.environ.setdefault(
+    "MLFLOW_DISABLE_TELEMETRY", "true"
+)  # read when mlflow is imported: it reports to its makers
+
+import mlflow
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.entities import Dataset as DatasetEntity
+from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from storage.checkpoints import Checkpoint, checkpoint_name, without_optimizer
+from storage.datasets import Dataset
+from storage.files import link_or_copy
+from storage.workspace import Workspace
+
+EXPERIMENT = "brickroad"
+DEFAULT_MLFLOW_UI = "http://127.0.0.1:5000"
+FLUSH_SECONDS = 5.0
+_MOST_METRICS_A_CALL = 900  # the server takes 1,000
+_MOST_PARAMS_A_CALL = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionFacts:
+    """A registered version, with the tags that were set on it."""
+
+    name: str
+    version: str
+    run_id: str
+    tags: dict[str, str]
+
+
+class Tracker:
+    """MLflow as this workspace uses it."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+        self.uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.mlflow / 'mlflow.db'}")
+        if not self.is_elsewhere():
+            workspace.mlflow.mkdir(parents=True, exist_ok=True)
+        # The first touch of a fresh database creates its tables; two processes at once leave it broken.
+        with workspace.lock("mlflow"):
+            self.client = MlflowClient(tracking_uri=self.uri)
+            self.experiment_id = self._experiment()
+
+    @staticmethod
+    def is_elsewhere() -> bool:
+        """Whether the user has chosen a tracking server, rather than the database in the workspace."""
+        return "MLFLOW_TRACKING_URI" in os.environ
+
+    def _experiment(self) -> str:
+        known = self.client.get_experiment_by_name(EXPERIMENT)
+        if known is not None:
+            return str(known.experiment_id)
+        # Without a place of their own, artifacts of a database store land in the caller's folder.
+        place = (self.workspace.mlflow / "artifacts").as_uri() if not self.is_elsewhere() else None
+        return self.client.create_experiment(EXPERIMENT, artifact_location=place)
+
+    def start_run(
+        self, name: str, dataset: Dataset, parameters: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> "RunLog":
+        """A new run, with the data set as its input."""
+        run_id = self.client.create_run(self.experiment_id, run_name=name, tags=dict(tags)).info.run_id
+        params = [Param(key, str(value)) for key, value in parameters.items()]
+        for start in range(0, len(params), _MOST_PARAMS_A_CALL):
+            self.client.log_batch(run_id, params=params[start : start + _MOST_PARAMS_A_CALL])
+        self.client.log_inputs(run_id, [_dataset_input(dataset)])
+        return RunLog(self, run_id)
+
+    def resume_run(self, run_id: str, tags: Mapping[str, str]) -> "RunLog":
+        """An earlier run, to go on. Points up to its last logged step are there and will not be logged twice."""
+        self.client.update_run(run_id, status="RUNNING")
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        history = self.client.get_metric_history(run_id, "train_loss")
+        return RunLog(self, run_id, logged_through=max((point.step for point in history), default=0))
+
+    def find_run(self, reference: str) -> str | None:
+        """The run id of a reference, if there is such a run."""
+        try:
+            return str(self.client.get_run(reference).info.run_id)
+        except MlflowException:
+            return None
+
+    def version_folder(self, reference: str) -> tuple[Path, str] | None:
+        """The local folder and the run id of `name/version` or `name@alias`, or None if the registry has no such."""
+        try:
+            if "@" in reference:
+                name, _, alias = reference.partition("@")
+                found = self.client.get_model_version_by_alias(name, alias)
+            else:
+                name, _, number = reference.rpartition("/")
+                found = self.client.get_model_version(name, number)
+        except MlflowException:
+            return None
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=found.source, tracking_uri=self.uri)
+        return Path(folder) / "artifacts" / "checkpoint", str(found.run_id)
+
+    def champion(self, name: str) -> VersionFacts | None:
+        """The version that holds the alias `champion`, or None if none does."""
+        try:
+            found = self.client.get_model_version_by_alias(name, "champion")
+        except MlflowException:
+            return None
+        return VersionFacts(name=name, version=str(found.version), run_id=found.run_id, tags=found.tags)
+
+    def register(
+        self,
+        name: str,
+        run_id: str,
+        checkpoint: Checkpoint,
+        *,
+        alias: str,
+        description: str,
+        tags: Mapping[str, str],
+    ) -> str:
+        """Registers a checkpoint as a version that MLflow can load and serve, and gives it the alias."""
+        model = self.client.create_logged_model(
+            self.experiment_id, name=name, source_run_id=run_id, model_type="pyfunc"
+        )
+        with tempfile.TemporaryDirectory() as temporary:
+            slim = without_optimizer(checkpoint, Path(temporary) / "checkpoint")
+            target = _local_path(model.artifact_location) or Path(temporary) / "model"
+            _save_pyfunc(target, slim.path)
+            if _local_path(model.artifact_location) is None:
+                self.client.log_model_artifacts(model.model_id, str(target))
+        self.client.finalize_logged_model(model.model_id, "READY")
+        try:
+            self.client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        created = self.client.create_model_version(
+            name,
+            model.artifact_location,
+            run_id,
+            dict(tags),
+            description=description,
+            model_id=model.model_id,
+        )
+        self.client.set_registered_model_alias(name, alias, created.version)
+        return str(created.version)
+
+    def run_url(self, run_id: str) -> str:
+        """The page of a run: on the tracking server, or where `brickroad up` will show this workspace."""
+        server = self.uri if self.uri.startswith("http") else DEFAULT_MLFLOW_UI
+        return f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}"
+
+
+class RunLog:
+    """What one run tells MLflow. Metrics wait for one another and go in batches.
+
+    A tracker that does not answer never ends a training: what could not be sent is kept, and tried again.
+    """
+
+    def __init__(self, tracker: Tracker, run_id: str, *, logged_through: int = 0) -> None:
+        self.tracker = tracker
+        self.run_id = run_id
+        self._client = tracker.client
+        self._logged_through = logged_through
+        self._waiting: list[Metric] = []
+        self._flushed = time.monotonic()
+        self._failing = False
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Points of curves at a step."""
+        if step > self._logged_through:
+            now = int(time.time() * 1000)
+            self._waiting += [Metric(key, value, now, step) for key, value in values.items()]
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self.flush()
+
+    def summary(self, values: Mapping[str, float]) -> None:
+        """Numbers of the whole run, such as the exact loss."""
+        now = int(time.time() * 1000)
+        self._waiting += [Metric(key, value, now, 0) for key, value in values.items()]
+        self.flush()
+
+    def flush(self) -> None:
+        """Sends what is waiting; if that fails, says so once and keeps it."""
+        try:
+            while self._waiting:
+                self._client.log_batch(self.run_id, metrics=self._waiting[:_MOST_METRICS_A_CALL])
+                del self._waiting[:_MOST_METRICS_A_CALL]
+            self._failing = False
+        except MlflowException as error:
+            if not self._failing:
+                print(
+                    f"MLflow at {self.tracker.uri} does not take metrics ({error}); going on", file=sys.stderr
+                )
+            self._failing = True
+        self._flushed = time.monotonic()
+
+    def text(self, text: str, name: str) -> None:
+        """A text file among the run's artifacts."""
+        self._client.log_text(self.run_id, text, name)
+
+    def figure(self, figure: Figure, name: str) -> None:
+        """A picture among the run's artifacts."""
+        self._client.log_figure(self.run_id, figure, name)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Tags of the run; a note (`mlflow.note.content`) is Markdown on its page."""
+        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
+
+    def was_trained_on(self, dataset_digest: str) -> bool:
+        """Whether a data set with this digest is an input of the run."""
+        inputs = self._client.get_run(self.run_id).inputs.dataset_inputs
+        return any(one.dataset.digest == dataset_digest for one in inputs)
+
+    def history(self, key: str) -> list[tuple[int, float]]:
+        """(step, value) of a curve, by step, across all restarts of the run."""
+        points = self._client.get_metric_history(self.run_id, key)
+        return sorted({point.step: point.value for point in points}.items())
+
+    def checkpoint(self, checkpoint: Checkpoint, metrics: Mapping[str, float], dataset: Dataset) -> str:
+        """Stores a checkpoint as a logged model of the run, ranked by its metrics; returns the model's id."""
+        model = self._client.create_logged_model(
+            self.tracker.experiment_id,
+            name=checkpoint.path.name,
+            source_run_id=self.run_id,
+            params={"step": str(checkpoint.step)},
+            model_type="checkpoint",
+        )
+        if place := _local_path(model.artifact_location):
+            place.mkdir(parents=True, exist_ok=True)
+            for file in checkpoint.path.iterdir():
+                link_or_copy(file, place / file.name)
+        else:
+            self._client.log_model_artifacts(model.model_id, str(checkpoint.path))
+        self._client.finalize_logged_model(model.model_id, "READY")
+        for key, value in metrics.items():
+            self._client.log_metric(
+                self.run_id,
+                key,
+                value,
+                step=checkpoint.step,
+                model_id=model.model_id,
+                dataset_name=dataset.manifest.name,
+                dataset_digest=dataset.manifest.digest,
+            )
+        return str(model.model_id)
+
+    def forget_checkpoint(self, step: int) -> None:
+        """Removes the logged model of a checkpoint that is not kept, and its bytes where they are on this disk."""
+        models = self._client.search_logged_models(
+            [self.tracker.experiment_id],
+            filter_string=f"source_run_id = '{self.run_id}' AND name = '{checkpoint_name(step)}'",
+        )
+        for model in models:
+            self._client.delete_logged_model(model.model_id)
+            if place := _local_path(model.artifact_location):
+                shutil.rmtree(place, ignore_errors=True)
+
+    def end(self, status: str) -> None:
+        """Sends the rest, and closes the run as FINISHED, FAILED or KILLED."""
+        self.flush()
+        self._client.set_terminated(self.run_id, status)
+
+
+def _dataset_input(dataset: Dataset) -> DatasetInput:
+    """A data set as an input of a run. Entities are made by hand: MLflow's `from_numpy` would copy the memory map."""
+    manifest = dataset.manifest
+    profile = f'{{"train_tokens": {manifest.train.tokens}, "val_tokens": {manifest.val.tokens}}}'
+    entity = DatasetEntity(
+        name=manifest.name,
+        digest=manifest.digest,
+        source_type="local",
+        source=f'{{"uri": "{dataset.path}"}}',
+        profile=profile,
+    )
+    return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "training")])
+
+
+def _local_path(artifact_location: str) -> Path | None:
+    """The folder of an artifact location on this machine's disk, or None if it is elsewhere."""
+    parsed = urlparse(artifact_location)
+    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
+
+
+def _save_pyfunc(target: Path, checkpoint: Path) -> None:
+    code = Path(__file__).parent
+    mlflow.pyfunc.save_model(
+        path=str(target),
+        python_model=str(code / "served_model.py"),
+        artifacts={"checkpoint": str(checkpoint)},
+        code_paths=[str(code.parent / package) for package in ("model", "storage", "tasks")],
+        pip_requirements=_served_requirements(),
+        input_example=[{"prompt": "The ", "tokens": 16, "temperature": 0.8, "top_k": 40, "seed": 0}],
+    )
+
+
+def _served_requirements() -> list[str]:
+    return [
+        f"{name}=={version(name).split('+')[0]}"
+        for name in ("mlflow", "torch", "numpy", "safetensors", "pydantic")
+    ]
