@@ -18,7 +18,6 @@ from tasks.corpora import CorpusConfig
 from tasks.dataset import (
     BuiltDataset,
     IngestedShard,
-    chosen_workers,
     encode_task,
     groups_of,
     ingest_task,
@@ -31,6 +30,7 @@ from tasks.dataset import (
     token_folder,
 )
 from tasks.watch import Watch
+from tasks.workers import chosen_workers
 
 R = TypeVar("R")
 
@@ -81,7 +81,7 @@ def _encode(config: CorpusConfig, place: Workspace, results: list[Any], ingested
         place.tokens,
         val_fraction=config.chosen_val_fraction,
         coverage=config.character_coverage,
-        workers=chosen_workers(config),
+        workers=chosen_workers(config.workers),
     )
     folder = token_folder(place, tokenizer, config.chosen_val_fraction)
     with Watch("encode", total=len(parts), unit="shards", artifact_key="encode") as watch:
@@ -96,7 +96,7 @@ def _in_groups(
     task: Task[..., list[R]], items: Sequence[Any], config: CorpusConfig, watch: Watch, **parameters: Any
 ) -> list[R]:
     """Runs a task on neighbouring items in groups, side by side; the results are in the order of the items."""
-    workers = chosen_workers(config)
+    workers = chosen_workers(config.workers)
     with ThreadPoolTaskRunner(max_workers=workers) as runner:
         groups = groups_of(items, workers)
         futures = [runner.submit(task, parameters=_first(task, group) | parameters) for group in groups]

@@ -6,9 +6,13 @@ nothing outside this machine.
 
 import json
 import os
+import socket
 import urllib.error
 import urllib.request
+from pathlib import Path
+from urllib.parse import urlparse
 
+from flows.console import say
 from storage.workspace import WORKSPACE_VARIABLE, Workspace
 
 #: Any of these means that the user has chosen a server or a home: then ours is not to be.
@@ -31,9 +35,25 @@ SETTINGS = {
     # One record at a time is too slow for a burst of short tasks: the last ones of a run got lost.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
-    # Progress is on our own bar; Prefect's log lines say what its page shows as well.
-    "PREFECT_LOGGING_LEVEL": "WARNING",
+    # On the terminal, progress is our own bar and an error is one line; Prefect's log is on its pages.
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # A tracking server that is down must not hold a training for minutes.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
+
+
+def with_prefect(workspace: Path | None, debug: bool) -> Workspace:
+    """Gets the environment ready for a flow, and says at once if a server has to be started for it."""
+    place = Workspace.at(workspace)
+    if debug:
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "DEBUG"
+    if prepare(place) is None:
+        say(
+            "[dim]No Prefect server is running: starting one for this run, some seconds (brickroad up keeps one).[/dim]"
+        )
+    return place
 
 
 def prepare(workspace: Workspace) -> str | None:
@@ -51,7 +71,21 @@ def prepare(workspace: Workspace) -> str | None:
         os.environ["PREFECT_HOME"] = str(workspace.prefect)
         if address := _running_server(workspace):
             os.environ["PREFECT_API_URL"] = address
+    elif (address := os.environ.get("PREFECT_API_URL")) and not _is_reachable(address):
+        say(f"[yellow]No Prefect server answers at {address}, which PREFECT_API_URL names.[/yellow]")
+        del os.environ["PREFECT_API_URL"]
     return os.environ.get("PREFECT_API_URL")
+
+
+def _is_reachable(address: str) -> bool:
+    """Whether something listens at the address; a server that wants a password does so too."""
+    parsed = urlparse(address)
+    port = parsed.port or (443 if parsed.scheme == "https" else 80)
+    try:
+        with socket.create_connection((parsed.hostname or "", port), timeout=_HEALTH_SECONDS):
+            return True
+    except OSError:
+        return False
 
 
 def _running_server(workspace: Workspace) -> str | None:

@@ -32,6 +32,8 @@ class CatalogueEntry:
     url: str = ""
     sha256: str = ""
     val_fraction: float = 0.1
+    shards: int = 1
+    text_bytes: int = 0
 
     @property
     def file_name(self) -> str:
@@ -54,6 +56,7 @@ CATALOGUE = {
             licence="public domain",
             layout="text",
             bytes=237_733,
+            text_bytes=237_733,
             url="https://raw.githubusercontent.com/Infatoshi/fcc-intro-to-llms/62fea5d/wizard_of_oz.txt",
             sha256="563fc0f0faf22236b612e61ad5c49e09e15484cbaa4271625485c6bfd9991741",
         ),
@@ -63,6 +66,7 @@ CATALOGUE = {
             licence="public domain",
             layout="text",
             bytes=1_115_394,
+            text_bytes=1_115_394,
             url="https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
             sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
         ),
@@ -75,6 +79,8 @@ CATALOGUE = {
             url="https://zenodo.org/records/3834942/files/openwebtext.tar.xz",
             sha256="9fe39d154c5bc67da8c359415372b79510eb1e2edb0d035fe4f7fc3a732b9336",
             val_fraction=0.0005,  # nanoGPT's
+            shards=20_610,
+            text_bytes=39_769_494_896,
         ),
     )
 }
@@ -150,11 +156,16 @@ def locate_shards(config: CorpusConfig, workspace: Workspace) -> list[Shard]:
     return find_shards(place)[: config.limit_shards]
 
 
+def catalogue_folder(entry: CatalogueEntry, workspace: Workspace) -> Path:
+    """Where the shards of a downloaded corpus are, once it is here."""
+    return workspace.corpora / entry.name
+
+
 def _fetched(entry: CatalogueEntry, workspace: Workspace) -> Path:
     with workspace.lock("corpora"):
         if entry.layout == "python":
             return pack_stdlib_docs(workspace.corpora)
-        folder = workspace.corpora / entry.name
+        folder = catalogue_folder(entry, workspace)
         if not (folder / "fetched.json").is_file():
             archive = download(entry, workspace.corpora)
             if entry.layout == "archive of shards":

@@ -1,6 +1,5 @@
 """From shards to a data set: stored text, a tokenizer learnt from train alone, tokens by part, and the whole."""
 
-import os
 import platform
 import resource
 import shutil
@@ -37,6 +36,7 @@ from storage.tokens import (
 from storage.workspace import Workspace
 from tasks.corpora import CATALOGUE, CorpusConfig, locate_shards
 from tasks.engine import can_heal, road_task
+from tasks.workers import chosen_workers
 
 T = TypeVar("T")
 
@@ -84,12 +84,6 @@ class BuiltDataset:
     built_parts: int
     seconds: float
     peak_rss_bytes: int
-
-
-def chosen_workers(config: CorpusConfig) -> int:
-    """Workers to use: as configured, else one for each CPU this process may use."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return config.workers or available or 1
 
 
 def groups_of(items: Sequence[T], workers: int) -> list[Sequence[T]]:
@@ -221,7 +215,7 @@ def build_facts(config: CorpusConfig) -> dict[str, Any]:
     return {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": asdict(config) | {"corpus": _absolute(config.corpus)},
-        "workers": chosen_workers(config),
+        "workers": chosen_workers(config.workers),
         "peak_rss_bytes": peak_rss_bytes(),
         "brickroad": version("brickroad"),
         "python": platform.python_version(),

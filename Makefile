@@ -1,0 +1,41 @@
+# Everything a newcomer needs: `make run`, then `make test`. Each target sets up .venv from requirements.lock by itself.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: setup run test lint bench lock clean
+
+setup: $(READY)
+
+# The environment is done when this file is there; a changed lock makes it again, and nothing else does.
+$(READY): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(READY)
+
+run: setup
+	@$(BIN)/brickroad run
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m bench.dataset
+
+# Exact versions for Python 3.11 to 3.13 on every platform, from the bounds in pyproject.toml. NVIDIA's packages are left
+# out: torch pins each of them exactly itself, and its CPU build needs none.
+lock: setup
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --upgrade --no-header --no-annotate --quiet --output-file - \
+	  | grep -v -E '^(nvidia-|cuda-|triton)' > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,297 @@
+"""The command line, `brickroad`: each command is a thin call of a flow or of a look at the workspace.
+
+Heavy imports are inside the commands that need them: `brickroad --help` and the looks answer at once.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from flows import dataset_commands
+from flows.console import command, next_steps, table, words
+from flows.environment import prepare, with_prefect
+from flows.options import (
+    CorpusArgument,
+    DatasetArgument,
+    DebugOption,
+    JsonOption,
+    LimitOption,
+    ModelArgument,
+    NameOption,
+    PresetOption,
+    SetOption,
+    TolerateOption,
+    ValFractionOption,
+    WorkersOption,
+    WorkspaceOption,
+)
+from flows.summaries import at, show_built, show_evaluation, show_sample
+from storage.workspace import Workspace
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="From OpenWebText .xz shards to a trained, evaluated, registered GPT.\n\n"
+    "[dim]Start with[/dim] brickroad run [dim]: it needs no network, account or GPU.[/dim]",
+)
+app.add_typer(dataset_commands.app, name="dataset")
+
+
+@app.command(
+    epilog="Examples:  brickroad run   ·   brickroad run path/to/shards --preset baby   ·   brickroad run wizard-of-oz --json"
+)
+@command
+def run(
+    corpus: CorpusArgument = "stdlib-docs",
+    name: NameOption = None,
+    val_fraction: ValFractionOption = None,
+    tolerate_bad_shards: TolerateOption = 0,
+    limit_shards: LimitOption = None,
+    workers: WorkersOption = None,
+    preset: PresetOption = None,
+    settings: SetOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Lay the whole road: corpus, data set, training, evaluation, registered model."""
+    began = time.monotonic()
+    place = with_prefect(workspace, debug)
+    from flows.run_pipeline import run_pipeline
+    from tasks.corpora import CorpusConfig
+    from tasks.training import TrainingRequest
+
+    config = CorpusConfig(
+        corpus=corpus,
+        name=name,
+        val_fraction=val_fraction,
+        tolerate_bad_shards=tolerate_bad_shards,
+        limit_shards=limit_shards,
+        workers=workers,
+    )
+    result = run_pipeline(
+        config, TrainingRequest(preset=preset, settings=_settings(settings)), workspace=place.root
+    )
+    dataset, model, version = result.built.dataset, result.model, result.version
+    show_built(result.built)
+    show_evaluation(model.evaluation)
+    table(
+        "Model",
+        {
+            "registered": f"{version.name} version {version.version}, alias {version.alias}",
+            "because": version.reason,
+            "checkpoint": str(model.trained.checkpoint),
+            "MLflow run": model.trained.run_id,
+        },
+    )
+    show_sample(model.evaluation.sample)
+    reference = f"{version.name}/{version.version}"
+    next_steps(
+        f'brickroad generate {reference} --prompt "The "{at(workspace)}',
+        f"brickroad dataset show {dataset.reference}{at(workspace)}",
+        f"brickroad up{at(workspace)}      # the Prefect and MLflow pages of this run",
+    )
+    return {
+        "dataset_digest": dataset.manifest.digest,
+        "dataset_path": dataset.path,
+        "built_parts": result.built.built_parts,
+        "reused_parts": result.built.reused_parts,
+        "run_id": model.trained.run_id,
+        "model_name": version.name,
+        "model_version": version.version,
+        "model_alias": version.alias,
+        "val_loss": model.evaluation.val_loss,
+        "val_bits_per_byte": model.evaluation.val_bits_per_byte,
+        "bigram_loss": model.evaluation.references.bigram,
+        "sample": model.evaluation.sample,
+        "peak_rss_bytes": result.built.peak_rss_bytes,
+        "seconds": time.monotonic() - began,
+    }
+
+
+@app.command(
+    epilog="Examples:  brickroad train stdlib-docs --preset course   ·   brickroad train stdlib-docs --set training.steps=500"
+)
+@command
+def train(
+    dataset: DatasetArgument,
+    preset: PresetOption = None,
+    settings: SetOption = None,
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", help="Run id to go on with, from its last checkpoint.", show_default=False),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Train a model on a data set, evaluating as it goes. Ctrl-C saves; --resume goes on."""
+    place = with_prefect(workspace, debug)
+    from flows.train_model import train_model
+    from tasks.training import TrainingRequest
+
+    request = TrainingRequest(dataset=dataset, preset=preset, settings=_settings(settings), resume=resume)
+    result = train_model(request, workspace=place.root)
+    trained, evaluation = result.trained, result.evaluation
+    show_evaluation(evaluation)
+    table(
+        "Training",
+        {
+            "steps": f"{trained.steps:,}",
+            "speed": f"{trained.tokens_per_second:,.0f} tokens/s",
+            "checkpoint": str(trained.checkpoint),
+            "MLflow run": trained.run_id,
+        },
+    )
+    next_steps(
+        f'brickroad generate {trained.run_id} --prompt "The "{at(workspace)}', f"brickroad up{at(workspace)}"
+    )
+    return {
+        "run_id": trained.run_id,
+        "checkpoint": trained.checkpoint,
+        "steps": trained.steps,
+        "train_loss": trained.train_loss,
+        "val_loss": evaluation.val_loss,
+        "val_bits_per_byte": evaluation.val_bits_per_byte,
+        "tokens_per_second": trained.tokens_per_second,
+        "seconds": trained.seconds,
+    }
+
+
+@app.command(epilog="Example:  brickroad evaluate brickroad-gpt@champion")
+@command
+def evaluate(
+    model: ModelArgument,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="Data set. [default: the one it was trained on]", show_default=False),
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Measure a model exactly: its loss on every token of the val split."""
+    place = with_prefect(workspace, debug)
+    from flows.evaluate_model import evaluate_model
+
+    evaluation = evaluate_model(model, dataset, workspace=place.root)
+    show_evaluation(evaluation)
+    return {
+        "val_loss": evaluation.val_loss,
+        "val_bits_per_byte": evaluation.val_bits_per_byte,
+        "perplexity": evaluation.perplexity,
+        "tokens": evaluation.tokens,
+        "references": asdict(evaluation.references),
+        "dataset": evaluation.dataset,
+    }
+
+
+@app.command(
+    epilog='Examples:  brickroad generate brickroad-gpt@champion --prompt "The "   ·   brickroad generate RUN_ID --tokens 500 --seed 7'
+)
+@command
+def generate(
+    model: ModelArgument,
+    prompt: Annotated[
+        str, typer.Option("--prompt", help="Text to continue; empty starts a new document.")
+    ] = "",
+    tokens: Annotated[int, typer.Option("--tokens", help="How many tokens to write at most.")] = 200,
+    temperature: Annotated[
+        float, typer.Option("--temperature", help="0 takes the likeliest each time; 1 is as learnt.")
+    ] = 0.8,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", help="Choose among the k likeliest only.", show_default=False)
+    ] = None,
+    top_p: Annotated[
+        float | None,
+        typer.Option("--top-p", help="Choose among the likeliest that have this share.", show_default=False),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed writes the same text.")] = 0,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Let a model write, as it goes."""
+    prepare(Workspace.at(workspace))
+    from tasks.loading import load_model
+    from tasks.registry import find_model
+
+    loaded = load_model(find_model(model, Workspace.at(workspace)).path)
+    began, text = time.monotonic(), ""
+    pieces = loaded.write(prompt, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    if not as_json:
+        print(prompt, end="")
+    for piece in pieces:
+        text += piece
+        if not as_json:
+            print(piece, end="", flush=True)
+    seconds = time.monotonic() - began
+    if not as_json:
+        print()
+    written = len(loaded.tokenizer.encode(text))
+    return {"text": text, "tokens_per_second": written / seconds if seconds else 0.0, "tokens": written}
+
+
+@app.command(epilog="Example:  brickroad up --prefect-port 4300 --mlflow-port 5300")
+@command
+def up(
+    prefect_port: Annotated[int, typer.Option("--prefect-port", help="Port of the Prefect server.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option("--mlflow-port", help="Port of the MLflow pages.")] = 5000,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Run the Prefect server, the MLflow pages, a worker and the deployments on this machine, until Ctrl-C."""
+    place = Workspace.at(workspace)
+    prepare(place)
+    from flows.services import serve_until_stopped
+
+    return serve_until_stopped(place, prefect_port=prefect_port, mlflow_port=mlflow_port)
+
+
+@app.command()
+@command
+def doctor(
+    workspace: WorkspaceOption = None, as_json: JsonOption = False, debug: DebugOption = False
+) -> Mapping[str, Any]:
+    """Say what is wrong with this machine, and how to mend it."""
+    place = Workspace.at(workspace)
+    prepare(place)
+    from flows.doctor import examine
+
+    findings = examine(place)
+    for finding in findings:
+        mark = "[green]✓[/green]" if finding.ok else "[red]✗[/red]"
+        words.print(
+            f"{mark} {finding.what}: {finding.found}" + ("" if finding.ok else f"; {finding.way_out}"),
+            soft_wrap=True,
+        )
+    if not all(finding.ok for finding in findings) and not as_json:
+        raise typer.Exit(1)
+    return {
+        "ok": all(finding.ok for finding in findings),
+        "findings": [asdict(finding) for finding in findings],
+    }
+
+
+def main() -> None:
+    """The entry point."""
+    app()
+
+
+def _settings(pairs: list[str] | None) -> dict[str, str]:
+    """`training.steps=500` and the like, by key."""
+    settings = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(
+                f"{pair!r} is not KEY=VALUE, as in training.steps=500", param_hint="--set"
+            )
+        settings[key.strip()] = value.strip()
+    return settings

@@ -1,0 +1,223 @@
+"""`brickroad dataset …`: build data sets, and look at them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from flows.console import columns, command, next_steps, say, size, table, words
+from flows.environment import with_prefect
+from flows.options import (
+    CorpusArgument,
+    CoverageOption,
+    DatasetArgument,
+    DebugOption,
+    InvalidOption,
+    JsonOption,
+    LimitOption,
+    NameOption,
+    TokenizerOption,
+    TolerateOption,
+    ValFractionOption,
+    WorkersOption,
+    WorkspaceOption,
+)
+from flows.summaries import at, show_built, show_dataset, show_sample
+from storage.workspace import Workspace
+
+app = typer.Typer(no_args_is_help=True, help="Build data sets, and look at them.")
+
+
+@app.command("plan", epilog="Example:  brickroad dataset plan path/to/openwebtext")
+@command
+def dataset_plan(
+    corpus: CorpusArgument = "stdlib-docs",
+    limit_shards: LimitOption = None,
+    workers: WorkersOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Say what a build would take, from the indexes of the xz files, before any work."""
+    from tasks.corpora import CorpusConfig
+    from tasks.plan import plan_dataset
+
+    plan = plan_dataset(
+        CorpusConfig(corpus=corpus, limit_shards=limit_shards, workers=workers), Workspace.at(workspace)
+    )
+    table(
+        f"To build {corpus}",
+        {
+            "shards": f"{plan.shards:,}",
+            "compressed": size(plan.compressed_bytes),
+            "text": f"at most {size(plan.text_bytes)}",
+            "disk needed": f"{size(plan.disk_bytes_needed)}, of {size(plan.disk_bytes_free)} free",
+            "time": f"about {plan.seconds_estimated:,.0f} s with {plan.workers} workers",
+        },
+    )
+    if plan.disk_bytes_needed > plan.disk_bytes_free:
+        say("[bold red]The disk cannot hold it:[/bold red] free some space, or choose another --workspace.")
+    return asdict(plan)
+
+
+@app.command(
+    "build",
+    epilog="Examples:  brickroad dataset build path/to/shards --name web   ·   brickroad dataset build wizard-of-oz --json",
+)
+@command
+def dataset_build(
+    corpus: CorpusArgument = "stdlib-docs",
+    name: NameOption = None,
+    tokenizer: TokenizerOption = "char",
+    val_fraction: ValFractionOption = None,
+    character_coverage: CoverageOption = 0.9999,
+    invalid_utf8: InvalidOption = "refuse",
+    tolerate_bad_shards: TolerateOption = 0,
+    limit_shards: LimitOption = None,
+    workers: WorkersOption = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Turn a corpus into token files. What is there already is not done again."""
+    place = with_prefect(workspace, debug)
+    from flows.build_dataset import build_dataset
+    from tasks.corpora import CorpusConfig
+
+    config = CorpusConfig(
+        corpus=corpus,
+        name=name,
+        tokenizer=tokenizer,
+        val_fraction=val_fraction,
+        character_coverage=character_coverage,
+        invalid_utf8=invalid_utf8,  # type: ignore[arg-type]  # checked by the config itself
+        tolerate_bad_shards=tolerate_bad_shards,
+        limit_shards=limit_shards,
+        workers=workers,
+    )
+    built = build_dataset(config, workspace=place.root)
+    show_built(built)
+    next_steps(
+        f"brickroad train {built.dataset.reference}{at(workspace)}",
+        f"brickroad dataset verify {built.dataset.reference}{at(workspace)}",
+    )
+    manifest = built.dataset.manifest
+    return {
+        "digest": manifest.digest,
+        "path": built.dataset.path,
+        "train_tokens": manifest.train.tokens,
+        "val_tokens": manifest.val.tokens,
+        "documents": manifest.train.documents + manifest.val.documents,
+        "vocabulary_size": manifest.vocabulary_size,
+        "tokenizer_fingerprint": manifest.tokenizer_fingerprint,
+        "reused_parts": built.reused_parts,
+        "built_parts": built.built_parts,
+        "quarantined": [asdict(shard) for shard in manifest.quarantined],
+        "seconds": built.seconds,
+        "peak_rss_bytes": built.peak_rss_bytes,
+    }
+
+
+@app.command("list")
+@command
+def dataset_list(
+    workspace: WorkspaceOption = None, as_json: JsonOption = False, debug: DebugOption = False
+) -> Mapping[str, Any]:
+    """List the finished data sets, oldest first."""
+    from storage.datasets import list_datasets
+
+    datasets = list_datasets(Workspace.at(workspace).datasets)
+    if not datasets:
+        say(f"No data sets in {Workspace.at(workspace).datasets} yet; build one: brickroad dataset build")
+    else:
+        rows = [
+            [d.reference, f"{d.manifest.train.documents + d.manifest.val.documents:,}", f"{d.manifest.train.tokens:,}",
+             f"{d.manifest.val.tokens:,}", f"{d.manifest.vocabulary_size:,}", d.manifest.build["created_at"][:16]]
+            for d in datasets
+        ]  # fmt: skip
+        columns("Data sets", ["reference", "documents", "train", "val", "vocabulary", "made (UTC)"], rows)
+    return {
+        "datasets": [
+            {
+                "name": d.manifest.name,
+                "digest": d.manifest.digest,
+                "path": d.path,
+                "train_tokens": d.manifest.train.tokens,
+                "val_tokens": d.manifest.val.tokens,
+            }
+            for d in datasets
+        ]
+    }
+
+
+@app.command("show", epilog="Example:  brickroad dataset show stdlib-docs")
+@command
+def dataset_show(
+    reference: DatasetArgument,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Show a data set: sizes, sources, settings, and the beginning of its first document."""
+    from storage.datasets import find_dataset
+    from tasks.look import first_text
+
+    dataset = find_dataset(Workspace.at(workspace).datasets, reference)
+    manifest = dataset.manifest
+    total = manifest.train + manifest.val
+    show_dataset(dataset)
+    table(
+        "Made from",
+        {
+            "shards": f"{len(manifest.sources):,}, {size(sum(source.compressed_bytes for source in manifest.sources))}",
+            "first": f"{manifest.sources[0].name}  sha256 {manifest.sources[0].sha256[:16]}…",
+            "left out": ", ".join(shard.name for shard in manifest.quarantined) or "none",
+            "normalised": ", ".join(
+                f"{count:,} {what.replace('_', ' ')}" for what, count in manifest.normalisation.items()
+            ),
+            "split": f"{manifest.val_fraction:g} of documents, by content hash",
+            "made": f"{manifest.build['created_at']} by brickroad {manifest.build['brickroad']}",
+        },
+    )
+    show_sample(first_text(dataset), "It begins")
+    return asdict(manifest) | {"path": dataset.path, "documents": total.documents}
+
+
+@app.command("verify", epilog="Example:  brickroad dataset verify stdlib-docs --rebuild")
+@command
+def dataset_verify(
+    reference: DatasetArgument,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild", help="Build again from the recorded sources, elsewhere, and compare bytes."
+        ),
+    ] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Check every byte of a data set against its manifest."""
+    from storage.datasets import find_dataset
+    from tasks.verify import verify
+
+    place = Workspace.at(workspace)
+    dataset = find_dataset(place.datasets, reference)
+    checked, mismatches = verify(dataset)
+    if rebuild and not mismatches:
+        with_prefect(workspace, debug)
+        from flows.rebuild_dataset import rebuild_dataset
+
+        mismatches = rebuild_dataset(reference, workspace=place.root)
+    if mismatches:
+        for line in mismatches:
+            words.print(f"[red]✗[/red] {line}", soft_wrap=True)
+    else:
+        say(
+            f"[green]✓[/green] {dataset.reference}: {size(checked)} checked, all as recorded{', and rebuilt to the same bytes' if rebuild else ''}"
+        )
+    result = {"ok": not mismatches, "checked_bytes": checked, "mismatches": mismatches}
+    if mismatches and not as_json:
+        raise typer.Exit(1)
+    return result

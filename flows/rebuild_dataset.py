@@ -1,0 +1,28 @@
+"""The flow that builds a data set again, elsewhere, from its recorded sources: the proof that it can be rebuilt."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from prefect import flow
+
+from flows.build_dataset import build_dataset
+from storage.datasets import find_dataset
+from storage.workspace import Workspace
+from tasks.verify import compare, recorded_config
+
+
+@flow(name="rebuild-dataset", flow_run_name="rebuild {reference}", persist_result=False)
+def rebuild_dataset(reference: str, workspace: Path | None = None) -> list[str]:
+    """Builds a data set again below a temporary folder, and compares bytes; returns what differs, one line each.
+
+    Args:
+        reference: name, name@digest or path.
+        workspace: the folder that holds everything; by default $BRICKROAD_WORKSPACE, else ./workspace.
+    """
+    place = Workspace.at(workspace)
+    dataset = find_dataset(place.datasets, reference)
+    with tempfile.TemporaryDirectory(dir=place.root, prefix=".rebuild-") as temporary:
+        config = replace(recorded_config(dataset), name=dataset.manifest.name)
+        again = build_dataset(config, workspace=Path(temporary))
+        return compare(dataset, again.dataset)

@@ -1,0 +1,66 @@
+"""What commands say at their end: what was made, where it is, and how good it is."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.panel import Panel
+
+from flows.console import size, table, words
+from storage.datasets import Dataset
+
+if TYPE_CHECKING:  # at run time these are there already, or not needed
+    from tasks.dataset import BuiltDataset
+    from tasks.evaluation import Evaluation
+
+SAMPLE_LINES = 10
+
+
+def at(workspace: Path | None) -> str:
+    """The option to repeat in a suggested command, if the workspace is not the default one."""
+    return f" --workspace {workspace}" if workspace else ""
+
+
+def show_dataset(dataset: Dataset) -> None:
+    """Sizes of a data set and where it is."""
+    manifest = dataset.manifest
+    table(
+        f"Data set {dataset.reference}",
+        {
+            "documents": f"{manifest.train.documents:,} train, {manifest.val.documents:,} val",
+            "tokens": f"{manifest.train.tokens:,} train, {manifest.val.tokens:,} val",
+            "text": f"{size(manifest.train.text_bytes)} train, {size(manifest.val.text_bytes)} val",
+            "vocabulary": f"{manifest.vocabulary_size:,} ids, {manifest.dtype}",
+            "folder": str(dataset.path),
+        },
+    )
+
+
+def show_built(built: "BuiltDataset") -> None:
+    """A data set, and what it took."""
+    show_dataset(built.dataset)
+    work = f"{built.built_parts} shards read now, {built.reused_parts} reused"
+    table("", {"work": f"{work}; {built.seconds:.1f} s, peak memory {size(built.peak_rss_bytes)}"})
+    for shard in built.dataset.manifest.quarantined:
+        words.print(f"[yellow]left out[/yellow] {escape(shard.name)}: {escape(shard.reason)}", soft_wrap=True)
+
+
+def show_evaluation(evaluation: "Evaluation") -> None:
+    """The exact loss between the reference lines."""
+    lines = evaluation.references
+    below = lines.bigram - evaluation.val_loss
+    table(
+        f"Evaluation on all {evaluation.tokens:,} val tokens",
+        {
+            "this model": f"[bold]{evaluation.val_loss:.4f}[/bold] nats per token, {evaluation.val_bits_per_byte:.4f} bits per byte",
+            "bigram": f"{lines.bigram:.4f}, {'' if below > 0 else '[red]not '}{abs(below):.2f} nats {'above' if below > 0 else 'below'} this model",
+            "unigram": f"{lines.unigram:.4f}",
+            "uniform": f"{lines.uniform:.4f}",
+        },
+    )
+
+
+def show_sample(text: str, title: str = "It writes") -> None:
+    """The beginning of a text in a frame."""
+    lines = text.strip("\n").splitlines()[:SAMPLE_LINES]
+    words.print(Panel(escape("\n".join(lines)), title=title, title_align="left", border_style="dim"))
