@@ -31,7 +31,7 @@ class NetworkConfig:
     heads: int = 4
     width: int = 128
     dropout: float = 0.0
-    activation: Activation = "gelu"
+    activation: Activation = "relu"
     norm: Norm = "pre"
     bias: bool = False  # of the projections, the feed-forward, the norms, and of a head of its own
     query_key_value_bias: bool = False  # apart, since the course has the other biases but not these
@@ -43,8 +43,7 @@ class NetworkConfig:
         _check_at_least(self, 1, "vocabulary_size", "block_size", "layers", "heads", "width")
         if self.width % self.heads:
             raise ValueError(f"network.width {self.width} is not a multiple of network.heads {self.heads}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"network.dropout is {self.dropout}; it must be at least 0 and below 1")
+        _check_share(self, "dropout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,11 +84,7 @@ class TrainingConfig:
                 f"training.learning_rate is {self.learning_rate}; it must be above 0, finite, and at least "
                 f"training.minimum_learning_rate, {self.minimum_learning_rate}"
             )
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"training.{name} is {getattr(self, name)}; it must be at least 0 and below 1"
-                )
+        _check_share(self, "beta1", "beta2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +131,6 @@ def _course(vocabulary_size: int) -> Recipe:
             heads=8,
             width=128,
             dropout=0.2,
-            activation="relu",
             norm="post",
             bias=True,
             tied_head=False,
@@ -155,7 +149,7 @@ def _course(vocabulary_size: int) -> Recipe:
 
 
 def _pocket(vocabulary_size: int) -> Recipe:
-    """A GPT for two CPU cores and three minutes."""
+    """A GPT for two CPU cores and three minutes; nanoGPT's CPU config, tuned (figures: docs/decisions.md)."""
     return Recipe(network=NetworkConfig(vocabulary_size=vocabulary_size), training=TrainingConfig())
 
 
@@ -163,7 +157,13 @@ def _baby(vocabulary_size: int) -> Recipe:
     """github.com/karpathy/nanoGPT, config/train_shakespeare_char.py: 10.7M parameters, 1.47 on its characters."""
     return Recipe(
         network=NetworkConfig(
-            vocabulary_size=vocabulary_size, block_size=256, layers=6, heads=6, width=384, dropout=0.2
+            vocabulary_size=vocabulary_size,
+            block_size=256,
+            layers=6,
+            heads=6,
+            width=384,
+            dropout=0.2,
+            activation="gelu",
         ),
         training=TrainingConfig(
             steps=5000, batch_size=64, learning_rate=1e-3, minimum_learning_rate=1e-4, warmup_steps=100
@@ -175,7 +175,12 @@ def _gpt2(vocabulary_size: int) -> Recipe:
     """github.com/karpathy/nanoGPT, config/train_gpt2.py over train.py: 124M parameters, 2.85 on OpenWebText."""
     return Recipe(
         network=NetworkConfig(
-            vocabulary_size=vocabulary_size, block_size=1024, layers=12, heads=12, width=768
+            vocabulary_size=vocabulary_size,
+            block_size=1024,
+            layers=12,
+            heads=12,
+            width=768,
+            activation="gelu",
         ),
         training=TrainingConfig(
             steps=600_000,
@@ -228,9 +233,7 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, dict[str, Any]]:
 def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     """The inverse of `recipe_to_dict`. ValueError for keys that are unknown or missing, and for wrong types."""
     if set(values) != set(_PARTS):
-        raise ValueError(
-            f"a recipe has the parts {', '.join(_PARTS)}; found {', '.join(map(str, values)) or 'none'}"
-        )
+        raise ValueError(f"a recipe has the parts {', '.join(_PARTS)}; found {', '.join(map(str, values))}")
     configs = {part: _config_from_dict(part, config, values[part]) for part, config in _PARTS.items()}
     return Recipe(**configs)
 
@@ -273,9 +276,7 @@ def _check_type(key: str, value: Any, kind: Any) -> None:
     else:
         fits = isinstance(value, str)
     if not fits:
-        raise ValueError(
-            f"{key} is {value!r}, which has the wrong type; expected {getattr(kind, '__name__', 'text')}"
-        )
+        raise ValueError(f"{key} is {value!r}; it must be of type {getattr(kind, '__name__', 'str')}")
 
 
 def _check_choices(config: Any) -> None:
@@ -283,9 +284,8 @@ def _check_choices(config: Any) -> None:
         choices = typing.get_args(field.type)
         value = getattr(config, field.name)
         if choices and value not in choices:
-            raise ValueError(
-                f"{_part_of(config)}.{field.name} is {value!r}; it must be one of {', '.join(choices)}"
-            )
+            name = f"{_part_of(config)}.{field.name}"
+            raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(choices)}")
 
 
 def _check_at_least(config: Any, least: int, *names: str) -> None:
@@ -293,6 +293,13 @@ def _check_at_least(config: Any, least: int, *names: str) -> None:
         value = getattr(config, name)
         if not least <= value < math.inf:
             raise ValueError(f"{_part_of(config)}.{name} is {value}; it must be at least {least}")
+
+
+def _check_share(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < 1:
+            value = getattr(config, name)
+            raise ValueError(f"{_part_of(config)}.{name} is {value}; it must be at least 0 and below 1")
 
 
 def _part_of(config: Any) -> str:
