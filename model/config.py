@@ -149,7 +149,7 @@ def _course(vocabulary_size: int) -> Recipe:
 
 
 def _pocket(vocabulary_size: int) -> Recipe:
-    """A GPT for two CPU cores and three minutes; nanoGPT's CPU config, tuned (figures: docs/decisions.md)."""
+    """nanoGPT's CPU config, tuned for 2 cores and 2.5 minutes: 1.61 on Python's documentation, bigram 2.64."""
     return Recipe(network=NetworkConfig(vocabulary_size=vocabulary_size), training=TrainingConfig())
 
 
