@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import dataset_commands
-from flows.console import command, next_steps, table, words
+from flows.console import command, next_steps, printable, table, words
 from flows.environment import prepare, with_prefect
 from flows.options import (
     CorpusArgument,
@@ -225,11 +225,11 @@ def generate(
     began, text = time.monotonic(), ""
     pieces = loaded.write(prompt, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
     if not as_json:
-        print(prompt, end="")
+        print(printable(prompt), end="")
     for piece in pieces:
         text += piece
         if not as_json:
-            print(piece, end="", flush=True)
+            print(printable(piece), end="", flush=True)
     seconds = time.monotonic() - began
     if not as_json:
         print()

@@ -5,6 +5,7 @@ import functools
 import json
 import sys
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -79,6 +80,11 @@ def next_steps(*commands: str) -> None:
     words.print("[bold]Next[/bold]")
     for line in commands:
         words.print(f"  {escape(line)}", soft_wrap=True)
+
+
+def printable(text: str) -> str:
+    """Text that a terminal can only show: a model may write control characters, which would drive the terminal."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c)[0] != "C" else "\ufffd" for c in text)
 
 
 def size(count: float) -> str:

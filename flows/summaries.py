@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.panel import Panel
 
-from flows.console import size, table, words
+from flows.console import printable, size, table, words
 from storage.datasets import Dataset
 
 if TYPE_CHECKING:  # at run time these are there already, or not needed
@@ -49,11 +49,14 @@ def show_evaluation(evaluation: "Evaluation") -> None:
     """The exact loss between the reference lines."""
     lines = evaluation.references
     below = lines.bigram - evaluation.val_loss
+    verdict = (
+        f"{below:.2f} nats better" if below > 0 else f"[red]{-below:.2f} nats worse[/red], train it longer"
+    )
     table(
         f"Evaluation on all {evaluation.tokens:,} val tokens",
         {
             "this model": f"[bold]{evaluation.val_loss:.4f}[/bold] nats per token, {evaluation.val_bits_per_byte:.4f} bits per byte",
-            "bigram": f"{lines.bigram:.4f}, {'' if below > 0 else '[red]not '}{abs(below):.2f} nats {'above' if below > 0 else 'below'} this model",
+            "bigram": f"{lines.bigram:.4f}: this model is {verdict}",
             "unigram": f"{lines.unigram:.4f}",
             "uniform": f"{lines.uniform:.4f}",
         },
@@ -63,4 +66,6 @@ def show_evaluation(evaluation: "Evaluation") -> None:
 def show_sample(text: str, title: str = "It writes") -> None:
     """The beginning of a text in a frame."""
     lines = text.strip("\n").splitlines()[:SAMPLE_LINES]
-    words.print(Panel(escape("\n".join(lines)), title=title, title_align="left", border_style="dim"))
+    words.print(
+        Panel(escape(printable("\n".join(lines))), title=title, title_align="left", border_style="dim")
+    )

@@ -113,16 +113,20 @@ def read_part(path: Path) -> DocumentPart | None:
     """The finished part at `path`, or None if its record is missing or speaks of another file size."""
     try:
         facts = json.loads(_record(path).read_text(encoding="utf-8"))
-        size = path.stat().st_size
-    except (FileNotFoundError, json.JSONDecodeError):
+        facts.pop("settings")
+        part = DocumentPart(path=path, **facts)
+        return part if part.file_bytes == path.stat().st_size else None
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # not there, or no record of ours
         return None
-    facts.pop("settings")
-    part = DocumentPart(path=path, **facts)
-    return part if part.file_bytes == size else None
 
 
 def read_texts(part: DocumentPart) -> Iterator[StoredDocument]:
-    """The documents of a part, in order; page checksums are verified on the way. Memory: one row group."""
+    """The documents of a part, in order, after its sha256 has been verified. Memory: one row group.
+
+    Parquet's own checksums cover pages alone: a flipped bit in a header or footer can lose or change documents.
+    """
+    if not part.path.is_file() or sha256_file(part.path) != part.file_sha256:
+        raise DatasetError(f"{part.path}: stored text is missing or damaged; delete this file and build again")
     try:
         with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):

@@ -30,6 +30,10 @@ class ShardError(StorageError):
         return type(self), (self.path, self.reason)
 
 
+class Malformed(Exception):
+    """Why a stream of bytes cannot be a shard; whoever knows its path makes a ShardError of it."""
+
+
 class DatasetError(StorageError):
     """A data set is not there, is not finished, or its bytes do not match its manifest."""
 

@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,14 +28,14 @@ def fingerprint(value: Any) -> str:
 
 def sha256_file(path: Path) -> str:
     """sha256, in hex, of a file's bytes."""
-    with path.open("rb") as file:
+    with named_errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def checksums(path: Path) -> tuple[str, list[str]]:
     """sha256 of the whole file, and of each block of 64 MiB, in one pass over it."""
     whole, blocks = hashlib.sha256(), []
-    with path.open("rb") as file:
+    with named_errors(path), path.open("rb") as file:
         while first := file.read(_READ_BYTES):
             block, filled = hashlib.sha256(first), len(first)
             whole.update(first)
@@ -58,7 +58,7 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = _temporary_beside(path)
     try:
-        with _named_errors(path):
+        with named_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 yield file
@@ -81,19 +81,20 @@ def staged_folder(parent: Path) -> Iterator[Path]:
     """A fresh folder below `parent`, removed afterwards unless `publish_folder` has given it its final name."""
     stage = _temporary_beside(parent / "stage")
     try:
-        with _named_errors(parent):
+        with named_errors(parent):
             stage.mkdir(parents=True)
             yield stage
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def publish_folder(stage: Path, path: Path) -> None:
+def publish_folder(stage: Path, path: Path, *, is_done: Callable[[Path], bool]) -> None:
     """Gives a staged folder its final name, after all its files are on the disk.
 
-    If `path` exists by then (another writer was faster with the same content), what stands there is kept.
+    What stands at `path` by then is kept if it `is_done` (another writer was faster with the same content); the rest
+    of a removal that was killed, or a folder that lost files, gives way.
     """
-    with _named_errors(path):
+    with named_errors(path):
         for file in sorted(stage.iterdir()):
             sync_file(file)
         _sync_folder(stage)
@@ -103,7 +104,16 @@ def publish_folder(stage: Path, path: Path) -> None:
         except OSError:
             if not path.is_dir():
                 raise
+            if not is_done(path):
+                _replace_folder(stage, path)
         _sync_folder(path.parent)
+
+
+def _replace_folder(stage: Path, path: Path) -> None:
+    aside = _temporary_beside(path)
+    path.rename(aside)
+    stage.rename(path)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sync_file(path: Path) -> None:
@@ -137,7 +147,7 @@ def exclusive_lock(path: Path) -> Iterator[bool]:
 
     `flock`, because the kernel drops it with the process: a holder that was killed blocks nobody.
     """
-    with _named_errors(path):
+    with named_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = path.open("a")
     with handle:
@@ -163,8 +173,8 @@ def _sync_folder(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    """A full disk is reported by `write` without a name; the user needs to know where."""
+def named_errors(path: Path) -> Iterator[None]:
+    """A full disk is reported by `write`, and a bad one by `read`, without a name; the user needs to know where."""
     try:
         yield
     except OSError as error:

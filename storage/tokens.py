@@ -104,6 +104,7 @@ def write_token_part(
             files = {split: stack.enter_context((stage / f"{split}.bin").open("wb")) for split in SPLITS}
             for document, ids in documents:
                 split = split_of(document.sha256, val_fraction)
+                assert not len(ids) or int(ids.max()) <= np.iinfo(stored_dtype).max, "an id above the vocabulary"
                 files[split].write(ids.astype(stored_dtype, copy=False).tobytes())
                 files[split].write(separator)
                 rows.append(
@@ -119,7 +120,7 @@ def write_token_part(
                 facts[split] += SplitFacts(documents=1, tokens=len(ids) + 1, text_bytes=document.text_bytes)
         write_document_rows(stage / "documents.parquet", rows)
         write_json(stage / "part.json", {split: asdict(facts[split]) for split in SPLITS})
-        publish_folder(stage, path)
+        publish_folder(stage, path, is_done=lambda folder: read_token_part(folder) is not None)
     return TokenPart(path=path, train=facts["train"], val=facts["val"])
 
 
@@ -127,9 +128,9 @@ def read_token_part(path: Path) -> TokenPart | None:
     """The finished part at `path`, or None. The folder is renamed into place, so if it is there it is whole."""
     try:
         facts = json.loads((path / "part.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return TokenPart(path=path, train=SplitFacts(**facts["train"]), val=SplitFacts(**facts["val"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError):  # not there, or no record of ours
         return None
-    return TokenPart(path=path, train=SplitFacts(**facts["train"]), val=SplitFacts(**facts["val"]))
 
 
 def join_files(target: BinaryIO, sources: Iterable[Path]) -> tuple[int, str, list[str]]:

@@ -1,5 +1,6 @@
 """What a person sees of a run in the Prefect UI: cards in Markdown. Nothing decides anything by them."""
 
+from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 
@@ -36,6 +37,7 @@ def show_dataset(built: BuiltDataset) -> None:
 
 def _card(key: str, markdown: str, description: str) -> None:
     if FlowRunContext.get() is not None:
+        get_run_logger().info(description)
         create_markdown_artifact(markdown, key=key, description=description)
 
 

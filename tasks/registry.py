@@ -68,8 +68,8 @@ def register(model: FoundModel, evaluation: Evaluation, workspace: Workspace) ->
         description=reason,
         tags={
             "dataset_digest": evaluation.dataset_digest,
-            "val_loss": f"{evaluation.val_loss:.6f}",
-            "val_bits_per_byte": f"{evaluation.val_bits_per_byte:.6f}",
+            "val_loss": repr(evaluation.val_loss),
+            "val_bits_per_byte": repr(evaluation.val_bits_per_byte),
         },
     )
     return ModelVersion(name=MODEL_NAME, version=version, alias=alias, reason=reason)

@@ -25,6 +25,7 @@ def log_evaluation(evaluation: Evaluation, model: FoundModel, workspace: Workspa
         run.summary({f"{prefix}/{key}": value for key, value in numbers.items()})
         return
     run.summary(numbers)
+    run.describe(_description(evaluation, run.tag("prefect.flow_run_url")))
     run.text(evaluation.sample, "samples/best.txt")
     picture = loss_curves(
         f"{evaluation.dataset}: {evaluation.val_loss:.3f} nats per token, "
@@ -35,6 +36,18 @@ def log_evaluation(evaluation: Evaluation, model: FoundModel, workspace: Workspa
         evaluation.val_loss,
     )
     run.figure(picture, "loss-curves.png")
+
+
+def _description(evaluation: Evaluation, prefect_url: str | None) -> str:
+    """What the run's page says above its numbers, in Markdown."""
+    lines = [
+        f"**{evaluation.val_loss:.4f} nats per token, {evaluation.val_bits_per_byte:.4f} bits per byte** on all "
+        f"{evaluation.tokens:,} val tokens of `{evaluation.dataset}`; "
+        f"the bigram reaches {evaluation.references.bigram:.4f}.",
+        f"Orchestrated by [this Prefect run]({prefect_url})." if prefect_url else "",
+        "Pictures and samples are among the artifacts.",
+    ]
+    return "\n\n".join(filter(None, lines))
 
 
 log_evaluation_task = road_task("log evaluation")(log_evaluation)

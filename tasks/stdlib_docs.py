@@ -48,7 +48,7 @@ def stdlib_documents() -> Iterator[str]:
     for path in sorted(library.rglob("*.py"), key=lambda path: path.relative_to(library).parts):
         if not _NOT_DOCUMENTATION & set(path.relative_to(library).parts):
             docstrings = "\n\n\n".join(_docstrings(path))
-            if len(docstrings.encode()) >= _MINIMUM_DOCUMENT_BYTES:
+            if len(docstrings.encode("utf-8", "replace")) >= _MINIMUM_DOCUMENT_BYTES:
                 yield docstrings
 
 

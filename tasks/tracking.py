@@ -24,7 +24,7 @@ import mlflow
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
 from storage.checkpoints import Checkpoint, checkpoint_name, without_optimizer
@@ -73,7 +73,9 @@ class Tracker:
             return str(known.experiment_id)
         # Without a place of their own, artifacts of a database store land in the caller's folder.
         place = (self.workspace.mlflow / "artifacts").as_uri() if not self.is_elsewhere() else None
-        return self.client.create_experiment(EXPERIMENT, artifact_location=place)
+        # Without its kind, the pages show an experiment as one of prompts and agents.
+        kind = {"mlflow.experimentKind": "custom_model_development"}
+        return self.client.create_experiment(EXPERIMENT, artifact_location=place, tags=kind)
 
     def start_run(
         self, name: str, dataset: Dataset, parameters: Mapping[str, Any], tags: Mapping[str, str]
@@ -217,9 +219,14 @@ class RunLog:
         """A picture among the run's artifacts."""
         self._client.log_figure(self.run_id, figure, name)
 
-    def tags(self, values: Mapping[str, str]) -> None:
-        """Tags of the run; a note (`mlflow.note.content`) is Markdown on its page."""
-        self._client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in values.items()])
+    def describe(self, markdown: str) -> None:
+        """The description on the run's page."""
+        self._client.set_tag(self.run_id, "mlflow.note.content", markdown)
+
+    def tag(self, key: str) -> str | None:
+        """The value of a tag of the run, if it is set."""
+        value: str | None = self._client.get_run(self.run_id).data.tags.get(key)
+        return value
 
     def was_trained_on(self, dataset_digest: str) -> bool:
         """Whether a data set with this digest is an input of the run."""
@@ -247,6 +254,7 @@ class RunLog:
         else:
             self._client.log_model_artifacts(model.model_id, str(checkpoint.path))
         self._client.finalize_logged_model(model.model_id, "READY")
+        self._client.log_outputs(self.run_id, [LoggedModelOutput(model.model_id, step=checkpoint.step)])
         for key, value in metrics.items():
             self._client.log_metric(
                 self.run_id,

@@ -1,0 +1,150 @@
+"""Shards to token files: what is encoded is what was written, whatever the order and the number of workers."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_data import build_plainly, tiny_documents
+
+from model.tokenizer import tokenizer_from_json
+from storage.datasets import Dataset, verify_dataset
+from storage.documents import read_document_rows
+from storage.errors import DatasetError, ShardError
+from storage.shards import Shard, write_shard
+from storage.tokens import split_of
+from storage.workspace import Workspace
+from tasks.dataset import RefusedShard, groups_of, refuse_bad_shards
+from tasks.look import first_text
+from tasks.verify import compare, recorded_config, verify
+
+
+def decoded(dataset: Dataset, split: str) -> list[str]:
+    """The documents of a split, from its token file."""
+    tokenizer = tokenizer_from_json(dataset.tokenizer_json())
+    ids = np.asarray(dataset.token_file(split).open())  # type: ignore[arg-type]
+    ends = np.flatnonzero(ids == tokenizer.end_of_text)
+    assert ends[-1] == len(ids) - 1, "the last document is followed by end-of-text too"
+    return [tokenizer.decode(piece[piece != tokenizer.end_of_text]) for piece in np.split(ids, ends + 1)[:-1]]
+
+
+def test_token_files_decode_to_exactly_the_documents(dataset: Dataset) -> None:
+    import hashlib
+
+    documents = tiny_documents()
+    expected: dict[str, list[str]] = {"train": [], "val": []}
+    for text in documents:
+        expected[split_of(hashlib.sha256(text.encode()).digest(), dataset.manifest.val_fraction)].append(text)
+    assert decoded(dataset, "train") == expected["train"]
+    assert decoded(dataset, "val") == expected["val"]
+    assert expected["val"], "a check of an empty split would be none"
+
+
+def test_the_documents_file_leads_from_tokens_to_members(dataset: Dataset) -> None:
+    tokenizer = tokenizer_from_json(dataset.tokenizer_json())
+    documents, rows = tiny_documents(), list(read_document_rows(dataset.path / "documents.parquet"))
+    assert len(rows) == len(documents)
+    for text, row in zip(documents, rows, strict=True):
+        ids = dataset.token_file(row["split"]).open()[row["token_start"] :][: row["token_count"]]
+        assert tokenizer.decode(ids) == text
+        assert row["text_bytes"] == len(text.encode())
+        assert row["shard"].endswith("_data.xz")
+
+
+def test_the_vocabulary_is_learnt_from_train_alone(tmp_path: Path, workspace: Workspace) -> None:
+    import hashlib
+
+    only_in_val = next(
+        text
+        for text in (f"val has § {number} " * 20 for number in range(1000))
+        if split_of(hashlib.sha256(text.encode()).digest(), 0.1) == "val"
+    )
+    texts = [only_in_val, *tiny_documents(40)]
+    write_shard(tmp_path / "c" / "a.xz", [(f"{i}.txt", text.encode()) for i, text in enumerate(texts)])
+    dataset = build_plainly(tmp_path / "c", workspace, character_coverage=1.0)
+    assert "§" not in dataset.tokenizer_json()
+    assert only_in_val in decoded(dataset, "val"), "and yet it is encoded whole"
+
+
+def test_the_bytes_do_not_depend_on_where_or_how_often(tiny_corpus: Path, tmp_path: Path) -> None:
+    first = build_plainly(tiny_corpus, Workspace.at(tmp_path / "one"))
+    moved = shutil.copytree(tiny_corpus, tmp_path / "moved" / "tiny")
+    second = build_plainly(moved, Workspace.at(tmp_path / "two"))
+    third = build_plainly(moved, Workspace.at(tmp_path / "two"))
+    assert first.manifest.digest == second.manifest.digest == third.manifest.digest
+    assert first.manifest.fingerprint == second.manifest.fingerprint
+    assert compare(first, second) == []
+
+
+def test_a_removed_shard_moves_no_document_between_splits(tiny_corpus: Path, tmp_path: Path) -> None:
+    whole = build_plainly(tiny_corpus, Workspace.at(tmp_path / "one"))
+    (tiny_corpus / "urlsf_subset00-3_data.xz").unlink()
+    less = build_plainly(tiny_corpus, Workspace.at(tmp_path / "two"))
+    assert set(decoded(less, "val")) < set(decoded(whole, "val")) or decoded(less, "val") == decoded(
+        whole, "val"
+    )
+    assert set(decoded(less, "train")) < set(decoded(whole, "train"))
+
+
+def test_one_document_cannot_be_split(tmp_path: Path, workspace: Workspace) -> None:
+    write_shard(tmp_path / "c" / "a.xz", [("a.txt", b"all alone")])
+    with pytest.raises(DatasetError, match="1 document; a train and a val split need at least 2"):
+        build_plainly(tmp_path / "c", workspace)
+    assert not list(workspace.datasets.glob("*/*/manifest.json"))
+
+
+def test_a_fraction_that_leaves_a_split_empty_names_the_way_out(
+    tiny_corpus: Path, workspace: Workspace
+) -> None:
+    with pytest.raises(DatasetError, match="val split at --val-fraction 1e-09; choose a larger"):
+        build_plainly(tiny_corpus, workspace, val_fraction=1e-9)
+
+
+def test_bad_shards_are_named_and_counted_beyond_what_is_tolerated() -> None:
+    def refused(name: str) -> RefusedShard:
+        return RefusedShard(shard=Shard(path=Path(name), name=name, compressed_bytes=1), reason="is cut off")
+
+    with pytest.raises(
+        ShardError, match=r"a\.xz: is cut off \(and 1 more bad shards\); .*--tolerate-bad-shards 2"
+    ):
+        refuse_bad_shards([refused("a.xz"), refused("b.xz")], tolerated=1)
+    assert refuse_bad_shards([refused("a.xz"), refused("b.xz")], tolerated=2) == []
+
+
+def test_a_tolerated_shard_stands_in_the_manifest(tiny_corpus: Path, workspace: Workspace) -> None:
+    bad = tiny_corpus / "urlsf_subset00-3_data.xz"
+    bad.write_bytes(bad.read_bytes()[:-20])
+    dataset = build_plainly(tiny_corpus, workspace, tolerate_bad_shards=1)
+    assert [shard.name for shard in dataset.manifest.quarantined] == ["urlsf_subset00-3_data.xz"]
+    assert "cut off" in dataset.manifest.quarantined[0].reason
+    assert len(dataset.manifest.sources) == 11
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4, 64])
+@pytest.mark.parametrize("count", [0, 1, 7, 1000, 20_610])
+def test_groups_hold_every_item_once_in_order(workers: int, count: int) -> None:
+    groups = groups_of(range(count), workers)
+    assert [item for group in groups for item in group] == list(range(count))
+    assert len(groups) <= 200
+    assert all(groups)
+
+
+def test_verify_finds_a_flipped_byte_and_names_the_file(dataset: Dataset) -> None:
+    assert verify(dataset)[1] == []
+    path = dataset.path / "val.bin"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    wrong = [line for _, _, lines in verify_dataset(dataset) for line in lines]
+    assert len(wrong) == 1
+    assert "val.bin" in wrong[0]
+
+
+def test_the_manifest_tells_how_to_build_it_again(dataset: Dataset, tmp_path: Path) -> None:
+    config = recorded_config(dataset)
+    again = build_plainly(Path(config.corpus), Workspace.at(tmp_path / "again"))
+    assert compare(dataset, again) == []
+
+
+def test_a_look_shows_text(dataset: Dataset) -> None:
+    assert first_text(dataset).startswith("Document 0.")

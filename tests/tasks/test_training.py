@@ -1,0 +1,207 @@
+"""Training as a unit of work: resumed to the bit, logged once, stopped with everything saved."""
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from tiny_data import build_plainly
+
+from storage.checkpoints import latest_checkpoint, list_checkpoints, load_tensors
+from storage.datasets import Dataset
+from storage.workspace import Workspace
+from tasks.evaluation import evaluate_checkpoint
+from tasks.interruption import InterruptedByUser
+from tasks.loading import load_model
+from tasks.registry import MODEL_NAME, FoundModel, choose_alias, find_model, register
+from tasks.report import log_evaluation
+from tasks.tracking import Tracker, VersionFacts
+from tasks.training import Cadence, TrainingRequest, train
+
+TINY = {
+    "training.steps": "12",
+    "training.batch_size": "4",
+    "network.block_size": "16",
+    "network.width": "16",
+    "network.layers": "1",
+    "network.heads": "2",
+    "network.dropout": "0.1",
+    "training.warmup_steps": "2",
+}
+
+
+def tiny_request(dataset: Dataset, **settings: str) -> TrainingRequest:
+    return TrainingRequest(
+        dataset=dataset.reference,
+        settings=TINY | {f"training.{key}": value for key, value in settings.items()},
+        cadence=Cadence(report_every_steps=1, evaluate_every_steps=2, save_every_steps=4),
+    )
+
+
+def test_a_run_leaves_checkpoints_curves_parameters_and_the_data_set(
+    dataset: Dataset, workspace: Workspace
+) -> None:
+    trained = train(tiny_request(dataset), workspace)
+    run = Tracker(workspace).client.get_run(trained.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["network.width"] == "16"
+    assert [one.dataset.digest for one in run.inputs.dataset_inputs] == [dataset.manifest.digest]
+    history = Tracker(workspace).client.get_metric_history(trained.run_id, "train_loss")
+    assert [point.step for point in history] == list(range(1, 13))
+    kept = list_checkpoints(workspace.checkpoints / trained.run_id)
+    assert {c.step for c in kept} >= {8, 12}
+    assert trained.checkpoint in {c.path for c in kept}
+    models = Tracker(workspace).client.search_logged_models([run.info.experiment_id])
+    assert {int(model.params["step"]) for model in models} == {c.step for c in kept}
+
+
+def test_a_stopped_run_goes_on_to_the_same_bytes(
+    dataset: Dataset, workspace: Workspace, tmp_path: Path
+) -> None:
+    whole = train(tiny_request(dataset), workspace)
+    stopper = threading.Timer(0, lambda: None)
+    request = tiny_request(dataset)
+    with pytest.raises(InterruptedByUser, match="--resume") as stopped:
+        train_and_signal(request, workspace, at_step=6)
+    assert stopped.value.signal_number == signal.SIGTERM
+    stopper.cancel()
+    run_id = str(stopped.value).rsplit(" ", 1)[-1]
+    assert Tracker(workspace).client.get_run(run_id).info.status == "KILLED"
+    resumed = train(
+        TrainingRequest(dataset=dataset.reference, resume=run_id, cadence=request.cadence), workspace
+    )
+    assert resumed.run_id == run_id
+    ours = load_tensors(latest_checkpoint(workspace.checkpoints / run_id))
+    theirs = load_tensors(latest_checkpoint(workspace.checkpoints / whole.run_id))
+    assert ours.keys() == theirs.keys()
+    assert all(ours[name].equal(theirs[name]) for name in theirs)
+    history = Tracker(workspace).client.get_metric_history(run_id, "train_loss")
+    assert [point.step for point in history] == list(range(1, 13)), "every point once"
+    expected = Tracker(workspace).client.get_metric_history(whole.run_id, "train_loss")
+    assert [point.value for point in history] == [point.value for point in expected]
+
+
+def train_and_signal(request: TrainingRequest, workspace: Workspace, *, at_step: int) -> None:
+    """Trains, and sends this process SIGTERM when a step's report is logged."""
+    from tasks import tracking
+
+    original = tracking.RunLog.metrics
+
+    def metrics(self: tracking.RunLog, step: int, values: dict[str, float]) -> None:
+        original(self, step, values)
+        if step == at_step and "train_loss" in values:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking.RunLog, "metrics", metrics)
+        train(request, workspace)
+
+
+def test_a_resumed_run_refuses_another_data_set(
+    dataset: Dataset, workspace: Workspace, tmp_path: Path, tiny_corpus: Path
+) -> None:
+    trained = train(tiny_request(dataset, steps="4"), workspace)
+    checkpoint = latest_checkpoint(workspace.checkpoints / trained.run_id)
+    record = json.loads((checkpoint.path / "checkpoint.json").read_text())
+    record["facts"]["dataset_digest"] = "0" * 32
+    (checkpoint.path / "checkpoint.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="was trained on data set 0000"):
+        train(TrainingRequest(dataset=dataset.reference, resume=trained.run_id), workspace)
+
+
+def test_resume_takes_no_preset() -> None:
+    with pytest.raises(ValueError, match="keeps its recipe"):
+        TrainingRequest(dataset="d", resume="r", preset="baby")
+
+
+def test_a_diverged_run_ends_as_failed(dataset: Dataset, workspace: Workspace) -> None:
+    from model.training import DivergedError
+
+    with pytest.raises(DivergedError):
+        train(
+            tiny_request(dataset, learning_rate="1e30", minimum_learning_rate="1e30", gradient_clip_norm="0"),
+            workspace,
+        )
+    runs = Tracker(workspace).client.search_runs([Tracker(workspace).experiment_id])
+    assert [run.info.status for run in runs] == ["FAILED"]
+
+
+def test_a_trained_model_is_evaluated_registered_found_and_writes(
+    dataset: Dataset, workspace: Workspace
+) -> None:
+    trained = train(tiny_request(dataset), workspace)
+    found = find_model(trained.run_id, workspace)
+    assert found == FoundModel(path=trained.checkpoint, run_id=trained.run_id)
+    evaluation = evaluate_checkpoint(found.path, None, workspace)
+    assert evaluation.dataset_digest == dataset.manifest.digest
+    assert evaluation.tokens == dataset.manifest.val.tokens
+    assert 0 < evaluation.val_loss < evaluation.references.uniform
+    log_evaluation(evaluation, found, workspace)
+    client = Tracker(workspace).client
+    metrics = client.get_run(trained.run_id).data.metrics
+    assert metrics["val_loss_exact"] == pytest.approx(evaluation.val_loss)
+    assert {"loss-curves.png", "samples"} <= {one.path for one in client.list_artifacts(trained.run_id)}
+
+    version = register(found, evaluation, workspace)
+    assert (version.name, version.version, version.alias) == (MODEL_NAME, "1", "champion")
+    assert register(found, evaluation, workspace).alias == "challenger", "an equal one is not better"
+    texts = []
+    for reference in (trained.run_id, f"{MODEL_NAME}/1", f"{MODEL_NAME}@champion", str(trained.checkpoint)):
+        loaded = load_model(find_model(reference, workspace).path)
+        texts.append("".join(loaded.write("the road", tokens=30, seed=3)))
+    assert len(set(texts)) == 1
+    assert texts[0]
+
+
+def test_the_registered_model_is_served_by_mlflow_itself(dataset: Dataset, workspace: Workspace) -> None:
+    import mlflow
+
+    trained = train(tiny_request(dataset, steps="4"), workspace)
+    found = find_model(trained.run_id, workspace)
+    register(found, evaluate_checkpoint(found.path, None, workspace), workspace)
+    tracker = Tracker(workspace)
+    source = tracker.client.get_model_version(MODEL_NAME, "1").source
+    served = mlflow.pyfunc.load_model(source)
+    request = {"prompt": "the ", "tokens": 12, "temperature": 0.8, "top_k": None, "seed": 5}
+    assert served.predict([request]) == ["".join(load_model(found.path).write("the ", tokens=12, seed=5))]
+
+
+def test_the_alias_follows_the_evidence() -> None:
+    class Measured:
+        val_bits_per_byte = 1.5
+        dataset_digest = "d"
+        dataset = "data@d"
+
+    def champion(bits: str, digest: str = "d") -> VersionFacts:
+        return VersionFacts(
+            name="m", version="3", run_id="r", tags={"val_bits_per_byte": bits, "dataset_digest": digest}
+        )
+
+    assert choose_alias(Measured, None)[0] == "champion"  # type: ignore[arg-type]
+    assert choose_alias(Measured, champion("1.6"))[0] == "champion"  # type: ignore[arg-type]
+    assert choose_alias(Measured, champion("1.4"))[0] == "challenger"  # type: ignore[arg-type]
+    alias, reason = choose_alias(Measured, champion("9.9", digest="other"))  # type: ignore[arg-type]
+    assert alias == "challenger"
+    assert "another data set" in reason
+
+
+def test_an_unknown_model_is_one_line_with_the_way_out(workspace: Workspace) -> None:
+    from storage.errors import CheckpointError
+
+    for reference in ("nobody", "brickroad-gpt@champion", "brickroad-gpt/7", "/no/such/folder"):
+        with pytest.raises(CheckpointError, match="no such model .* give a run id"):
+            find_model(reference, workspace)
+
+
+def test_a_model_refuses_tokens_of_another_tokenizer(
+    dataset: Dataset, workspace: Workspace, tmp_path: Path
+) -> None:
+    from storage.shards import write_shard
+
+    trained = train(tiny_request(dataset, steps="4"), workspace)
+    write_shard(tmp_path / "o" / "a.xz", [(f"{i}.txt", f"xyz {i} äöü".encode() * 9) for i in range(40)])
+    other = build_plainly(tmp_path / "o", workspace)
+    with pytest.raises(ValueError, match="encoded with another tokenizer"):
+        evaluate_checkpoint(trained.checkpoint, other.reference, workspace)
