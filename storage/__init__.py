@@ -12,6 +12,8 @@ tokens        the token files of one part, then of the whole data set           
 datasets      train.bin, val.bin, tokenizer.json, documents.parquet, manifest.json          Dataset, Manifest
 checkpoints   weights, optimizer and facts of a training step                               Checkpoint
 
+tar_stream    what shards reads from: a tar as a stream, and the proof that it is whole
+xz_index      what an .xz file expands to, without decompressing
 files         atomic writes, digests, locks: what all of the above stand on
 workspace     where each of them lies below one folder
 errors        what can be wrong with the world

@@ -7,7 +7,10 @@ them. A checkpoint folder is complete in itself: it can be moved, and a model ca
 """
 
 import contextlib
+import errno
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +27,7 @@ from storage.files import atomic_file, link_or_copy, publish_folder, sha256_file
 CHECKPOINT_FORMAT = 1
 _NETWORK = "network.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
+_TOKENIZER = "tokenizer.json"
 _NETWORK_PREFIX = "network."
 
 
@@ -58,19 +62,19 @@ def save_checkpoint(
     The folder appears only whole; if it is there already it is kept, for a step has one state.
     """
     path = run_folder / checkpoint_name(step)
-    if not (path / "checkpoint.json").is_file():
+    if not _is_done(path):
         host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
         network = {name: tensor for name, tensor in host.items() if name.startswith(_NETWORK_PREFIX)}
         rest = {name: tensor for name, tensor in host.items() if name not in network}
         with staged_folder(run_folder) as stage:
-            save_file(network, stage / _NETWORK)
-            save_file(rest, stage / _OPTIMIZER)
-            with atomic_file(stage / "tokenizer.json") as file:
+            _save_tensors(network, stage / _NETWORK)
+            _save_tensors(rest, stage / _OPTIMIZER)
+            with atomic_file(stage / _TOKENIZER) as file:
                 file.write(tokenizer_json.encode())
             digests = {file.name: sha256_file(file) for file in sorted(stage.iterdir())}
             record = {"format_version": CHECKPOINT_FORMAT, "step": step, "sha256": digests, "facts": facts}
             write_json(stage / "checkpoint.json", record)
-            publish_folder(stage, path)
+            publish_folder(stage, path, is_done=_is_done)
     return Checkpoint(path=path, step=step, facts=facts)
 
 
@@ -81,12 +85,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_tensors(checkpoint: Checkpoint, *, network_only: bool = False) -> dict[str, torch.Tensor]:
-    """The tensors of a checkpoint on the CPU, after the sha256 of every file has been verified."""
-    for name, recorded in _read_record(checkpoint.path)["sha256"].items():
-        file = checkpoint.path / name
-        if not file.is_file() or sha256_file(file) != recorded:
-            raise CheckpointError(f"{file}: is missing or damaged; go back to another checkpoint of this run")
+    """The tensors of a checkpoint on the CPU, after the sha256 of every file they belong with has been verified.
+
+    Raises CheckpointError if one is missing or damaged, or if the checkpoint was saved without its optimizer.
+    """
+    recorded = _read_record(checkpoint.path)["sha256"]
     names = [_NETWORK] if network_only else [_NETWORK, _OPTIMIZER]
+    if not network_only and _OPTIMIZER not in recorded:
+        raise CheckpointError(
+            f"{checkpoint.path}: has no optimizer; it is for use, and training cannot go on from it"
+        )
+    for name in (*names, _TOKENIZER):
+        file = checkpoint.path / name
+        if not file.is_file() or sha256_file(file) != recorded.get(name):
+            raise CheckpointError(f"{file}: is missing or damaged; go back to another checkpoint of this run")
     tensors: dict[str, torch.Tensor] = {}
     for name in names:
         try:
@@ -106,7 +118,7 @@ def without_optimizer(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
             link_or_copy(checkpoint.path / name, stage / name)
         record = {"format_version": CHECKPOINT_FORMAT, "step": checkpoint.step, "sha256": digests}
         write_json(stage / "checkpoint.json", record | {"facts": checkpoint.facts})
-        publish_folder(stage, folder)
+        publish_folder(stage, folder, is_done=_is_done)
     return Checkpoint(path=folder, step=checkpoint.step, facts=checkpoint.facts)
 
 
@@ -141,8 +153,24 @@ def _read_record(path: Path) -> dict[str, Any]:
         if record["format_version"] != CHECKPOINT_FORMAT:
             version = record["format_version"]
             raise CheckpointError(f"{path}: checkpoint format {version} is not {CHECKPOINT_FORMAT}")
+        kinds = {"step": int, "sha256": dict, "facts": dict}
+        if wrong := [key for key, kind in kinds.items() if not isinstance(record[key], kind)]:
+            raise TypeError(f"{wrong[0]} is {record[wrong[0]]!r}")
         return record
     except (FileNotFoundError, NotADirectoryError):
         raise CheckpointError(f"{path}: no finished checkpoint here (no checkpoint.json)") from None
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{path}/checkpoint.json: not a checkpoint record ({error})") from None
+
+
+def _is_done(path: Path) -> bool:
+    return (path / "checkpoint.json").is_file()
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # a full disk, told as "… (os error 28)"
+        told = re.search(r"os error (\d+)", str(error))
+        number = int(told[1]) if told else errno.EIO
+        raise OSError(number, os.strerror(number)) from error

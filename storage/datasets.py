@@ -6,7 +6,7 @@ also holds the fingerprint of what it was made from, the sources, and what a rea
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ class Manifest:
 
     `fingerprint` stands for the inputs, `digest` for the outputs; `build` has what does not touch either (time,
     workers, peak memory, versions). `normalisation` counts byte order marks, CRLF line ends and documents with
-    replaced bytes.
+    replaced bytes. `seal` is the sha256 of all the rest, so that an edited manifest is noticed.
     """
 
     name: str
@@ -87,12 +87,13 @@ class Manifest:
     quarantined: list[Quarantined]
     files: dict[str, FileFacts]
     build: dict[str, Any]
+    seal: str = ""
     split_rule: str = SPLIT_RULE
     format_version: int = DATASET_FORMAT
 
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> "Manifest":
-        """The manifest from its JSON. Raises TypeError or KeyError if it is not one."""
+        """The manifest from its JSON. Raises TypeError, KeyError or AttributeError if it is not one."""
         return cls(
             **value
             | {
@@ -182,9 +183,9 @@ def publish_dataset(folder: Path, inputs: DatasetInputs, build: dict[str, Any]) 
             files=files,
             build=build,
         )
-        write_json(stage / "manifest.json", asdict(manifest))
+        write_json(stage / "manifest.json", asdict(replace(manifest, seal=_seal(manifest))))
         path = folder / inputs.name / manifest.digest
-        publish_folder(stage, path)
+        publish_folder(stage, path, is_done=_is_done)
     # Other inputs may have made the same bytes before (another container, a setting without effect): then that data
     # set stands, and these inputs point to it as well.
     with atomic_file(_pointer(folder, inputs.name, inputs.fingerprint)) as file:
@@ -216,17 +217,15 @@ def read_dataset(path: Path) -> Dataset:
         return Dataset(path=path, manifest=Manifest.from_dict(value))
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(f"{path}: no finished data set here (no manifest.json)") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DatasetError(
-            f"{path}/manifest.json: not a manifest ({error}); build the data set again"
+            f"{path}/manifest.json: not a manifest ({error}); delete {path} and build the data set again"
         ) from None
 
 
 def list_datasets(folder: Path) -> list[Dataset]:
     """All finished data sets, oldest first."""
-    finished = [path for path in folder.glob("*/*/manifest.json") if not path.parent.name.startswith(".")]
-    found = [read_dataset(path.parent) for path in finished]
-    return sorted(found, key=lambda dataset: (dataset.manifest.build["created_at"], dataset.manifest.digest))
+    return _by_age(_finished(folder))
 
 
 def find_dataset(folder: Path, reference: str) -> Dataset:
@@ -234,48 +233,85 @@ def find_dataset(folder: Path, reference: str) -> Dataset:
     if (Path(reference) / "manifest.json").is_file():
         return read_dataset(Path(reference).absolute())
     name, _, digest = reference.partition("@")
-    known = list_datasets(folder)
-    found = [d for d in known if d.manifest.name == name and d.manifest.digest.startswith(digest)]
+    known = _finished(folder)
+    found = [path for path in known if path.parent.name == name and path.name.startswith(digest)]
     if not found:
-        names = ", ".join(sorted({dataset.manifest.name for dataset in known})) or "none yet"
+        names = ", ".join(sorted({path.parent.name for path in known})) or "none yet"
         raise DatasetError(
             f"{reference}: no such data set in {folder} (there: {names}); see: brickroad dataset list"
         )
-    return found[-1]
+    return _by_age(found)[-1]
+
+
+def _finished(folder: Path) -> list[Path]:
+    manifests = folder.glob("*/*/manifest.json")
+    return [path.parent for path in manifests if not path.parent.name.startswith(".")]
+
+
+def _by_age(paths: list[Path]) -> list[Dataset]:
+    found = [read_dataset(path) for path in paths]
+    return sorted(
+        found, key=lambda dataset: (str(dataset.manifest.build.get("created_at")), dataset.manifest.digest)
+    )
 
 
 def find_by_fingerprint(folder: Path, name: str, inputs_fingerprint: str) -> Dataset | None:
-    """The finished data set of that name made from exactly these inputs and settings, or None."""
+    """The finished data set of that name made from exactly these inputs and settings, or None.
+
+    One that has lost a file, or part of one, is not finished: it is to be built again.
+    """
     try:
         digest = _pointer(folder, name, inputs_fingerprint).read_text(encoding="utf-8")
-        return read_dataset(folder / name / digest)
+        path = folder / name / digest
+        return read_dataset(path) if _is_done(path) else None
     except (FileNotFoundError, DatasetError):
         return None
 
 
 def verify_dataset(dataset: Dataset) -> Iterator[tuple[str, int, list[str]]]:
-    """Checks every byte: yields (file, bytes read, what is wrong with it) for each file of the manifest."""
+    """Checks every byte: yields (file, bytes read, what is wrong with it) for each file of the data set."""
+    yield "manifest.json", 0, _wrong_manifest(dataset)
     for name, facts in dataset.manifest.files.items():
         path = dataset.path / name
         if not path.is_file():
-            yield name, 0, [f"{path}: is missing"]
+            yield name, 0, [f"{path}: is missing; {_way_out(dataset)}"]
             continue
         size = path.stat().st_size
         sha256, blocks = checksums(path)
         wrong = []
         if size != facts.bytes:
-            wrong.append(f"{path}: has {size:,} bytes where {facts.bytes:,} are recorded")
+            wrong.append(
+                f"{path}: has {size:,} bytes where {facts.bytes:,} are recorded; {_way_out(dataset)}"
+            )
         elif sha256 != facts.sha256:
-            pairs = zip(blocks, facts.block_sha256, strict=True)
-            bad = [number for number, (found, recorded) in enumerate(pairs) if found != recorded]
-            wrong.append(f"{path}: bytes differ in block {', '.join(map(str, bad))} of 64 MiB")
+            pairs = enumerate(zip(blocks, facts.block_sha256, strict=False))
+            bad = ", ".join(str(number) for number, (found, recorded) in pairs if found != recorded)
+            wrong.append(f"{path}: bytes differ in block {bad or '?'} of 64 MiB; {_way_out(dataset)}")
         yield name, size, wrong
-    if _digest(dataset.manifest, dataset.manifest.files) != dataset.manifest.digest:
-        yield (
-            "manifest.json",
-            0,
-            [f"{dataset.path}/manifest.json: its digest does not follow from its checksums"],
-        )
+
+
+def _wrong_manifest(dataset: Dataset) -> list[str]:
+    manifest = dataset.manifest
+    if manifest.seal != _seal(manifest):
+        return [f"{dataset.path}/manifest.json: was edited or damaged; {_way_out(dataset)}"]
+    return []
+
+
+def _way_out(dataset: Dataset) -> str:
+    return f"delete {dataset.path} and build again"
+
+
+def _seal(manifest: Manifest) -> str:
+    return fingerprint(asdict(replace(manifest, seal="")))
+
+
+def _is_done(path: Path) -> bool:
+    """Whether a whole data set stands here, as far as sizes tell."""
+    try:
+        files = read_dataset(path).manifest.files
+        return all((path / name).stat().st_size == facts.bytes for name, facts in files.items())
+    except (FileNotFoundError, DatasetError):
+        return False
 
 
 def _pointer(folder: Path, name: str, inputs_fingerprint: str) -> Path:

@@ -116,7 +116,13 @@ def read_part(path: Path) -> DocumentPart | None:
         facts.pop("settings")
         part = DocumentPart(path=path, **facts)
         return part if part.file_bytes == path.stat().st_size else None
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):  # not there, or no record of ours
+    except (
+        FileNotFoundError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    ):  # not there, or no record of ours
         return None
 
 
@@ -126,7 +132,9 @@ def read_texts(part: DocumentPart) -> Iterator[StoredDocument]:
     Parquet's own checksums cover pages alone: a flipped bit in a header or footer can lose or change documents.
     """
     if not part.path.is_file() or sha256_file(part.path) != part.file_sha256:
-        raise DatasetError(f"{part.path}: stored text is missing or damaged; delete this file and build again")
+        raise DatasetError(
+            f"{part.path}: stored text is missing or damaged; delete this file and build again"
+        )
     try:
         with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
             for group in range(file.num_row_groups):

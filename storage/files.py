@@ -124,6 +124,7 @@ def sync_file(path: Path) -> None:
 
 def link_or_copy(source: Path, target: Path) -> None:
     """The same bytes under a second name: a hard link (no time, no space), or a copy on another file system."""
+    target.unlink(missing_ok=True)
     try:
         target.hardlink_to(source)
     except OSError:

@@ -61,7 +61,9 @@ def tar_members(stream: ByteStream) -> Iterator[tuple[str, bytes]]:
             cut = len(header) < TAR_BLOCK_BYTES
             raise Malformed("its tar is cut off: no end marker" if cut else "its tar has a corrupt header")
         kind = header[156:157]
-        own = {} if kind in _HEADERS else extended  # records speak of the file that follows, not of other headers
+        own = (
+            {} if kind in _HEADERS else extended
+        )  # records speak of the file that follows, not of other headers
         name = _member_name(header, own)
         content = _member_content(stream, name, _member_size(header, own, name, kind))
         if kind == b"L":

@@ -104,7 +104,9 @@ def write_token_part(
             files = {split: stack.enter_context((stage / f"{split}.bin").open("wb")) for split in SPLITS}
             for document, ids in documents:
                 split = split_of(document.sha256, val_fraction)
-                assert not len(ids) or int(ids.max()) <= np.iinfo(stored_dtype).max, "an id above the vocabulary"
+                assert not len(ids) or int(ids.max()) <= np.iinfo(stored_dtype).max, (
+                    "an id above the vocabulary"
+                )
                 files[split].write(ids.astype(stored_dtype, copy=False).tobytes())
                 files[split].write(separator)
                 rows.append(

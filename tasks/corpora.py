@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from storage.errors import CorpusError
-from storage.files import sha256_file, write_json
+from storage.files import link_or_copy, named_errors, sha256_file, write_json
 from storage.shards import InvalidUtf8, Shard, find_shards, unpack_shards
 from storage.workspace import Workspace
 from tasks.stdlib_docs import pack_stdlib_docs
@@ -172,8 +172,9 @@ def _fetched(entry: CatalogueEntry, workspace: Workspace) -> Path:
                 _unpack(archive, folder)
             else:
                 folder.mkdir(exist_ok=True)
-                archive.rename(folder / f"{entry.name}.txt")
+                link_or_copy(archive, folder / f"{entry.name}.txt")
             write_json(folder / "fetched.json", {"url": entry.url, "sha256": entry.sha256})
+            archive.unlink()  # not before the record is there: killed in between, nothing is downloaded twice
         return folder
 
 
@@ -181,7 +182,6 @@ def _unpack(archive: Path, folder: Path) -> None:
     with Watch("unpacking shards", unit="shards") as watch:
         for _ in unpack_shards(archive, folder):
             watch.advance(1)
-    archive.unlink()
 
 
 def download(entry: CatalogueEntry, folder: Path) -> Path:
@@ -197,10 +197,10 @@ def download(entry: CatalogueEntry, folder: Path) -> Path:
             with Watch(f"downloading {entry.name}", total=entry.bytes, unit="bytes") as watch:
                 _download_rest(entry, unfinished, watch)
         except (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
-            reason = getattr(error, "reason", error)
+            reason = " ".join(str(getattr(error, "reason", error)).split())
             raise CorpusError(
-                f"{entry.name}: cannot be downloaded from {entry.url} ({reason}); fetch it where there is a network, "
-                f"then: brickroad run PATH"
+                f"{entry.name}: cannot be downloaded from {entry.url} ({reason}); run it again to go on, or fetch it "
+                f"where there is a network, then: brickroad run PATH"
             ) from None
         if sha256_file(unfinished) != entry.sha256:
             unfinished.unlink()
@@ -218,11 +218,18 @@ def _download_rest(entry: CatalogueEntry, unfinished: Path, watch: Watch) -> Non
     request = urllib.request.Request(entry.url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
         continues = have > 0 and response.status == http.HTTPStatus.PARTIAL_CONTENT
-        watch.advance(have if continues else 0)
+        have = have if continues else 0
+        watch.advance(have)
         with unfinished.open("ab" if continues else "wb") as file:
             for chunk in _chunks(response):
-                file.write(chunk)
+                with named_errors(unfinished):
+                    file.write(chunk)
                 watch.advance(len(chunk))
+                have += len(chunk)
+                if have > entry.bytes:
+                    return  # other bytes than the catalogue's: the checksum says so
+    if have < entry.bytes:  # http.client takes a cut connection for the end
+        raise ConnectionError(f"the connection ended at byte {have:,} of {entry.bytes:,}")
 
 
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
