@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -144,6 +145,13 @@ def test_a_trained_model_is_evaluated_registered_found_and_writes(
     assert metrics["val_loss_exact"] == pytest.approx(evaluation.val_loss)
     assert {"loss-curves.png", "samples"} <= {one.path for one in client.list_artifacts(trained.run_id)}
 
+    log_evaluation(
+        replace(evaluation, dataset="other@123", dataset_digest="0" * 32, val_loss=9.0), found, workspace
+    )
+    metrics = client.get_run(trained.run_id).data.metrics
+    assert metrics["val_loss_exact"] == pytest.approx(evaluation.val_loss), "another data set is not mixed in"
+    assert metrics["other-123/val_loss_exact"] == 9.0
+
     version = register(found, evaluation, workspace)
     assert (version.name, version.version, version.alias) == (MODEL_NAME, "1", "champion")
     assert register(found, evaluation, workspace).alias == "challenger", "an equal one is not better"
@@ -191,7 +199,7 @@ def test_an_unknown_model_is_one_line_with_the_way_out(workspace: Workspace) -> 
     from storage.errors import CheckpointError
 
     for reference in ("nobody", "brickroad-gpt@champion", "brickroad-gpt/7", "/no/such/folder"):
-        with pytest.raises(CheckpointError, match="no such model .* give a run id"):
+        with pytest.raises(CheckpointError, match=r"no such model .* give a run id"):
             find_model(reference, workspace)
 
 

@@ -1,0 +1,90 @@
+"""The flows on a real Prefect server: states, reuse, artifacts, and links both ways."""
+
+from pathlib import Path
+
+import pytest
+
+from storage.errors import ShardError
+from storage.workspace import Workspace
+from tasks.corpora import CorpusConfig
+from tasks.tracking import Tracker
+from tasks.training import Cadence, TrainingRequest
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+TINY = {
+    "training.steps": "6",
+    "training.batch_size": "4",
+    "network.block_size": "16",
+    "network.width": "16",
+    "network.layers": "1",
+    "network.heads": "2",
+}
+
+
+def test_the_whole_road_and_the_same_road_again(tiny_corpus: Path, workspace: Workspace) -> None:
+    from prefect.client.orchestration import get_client
+
+    from flows.run_pipeline import run_pipeline
+
+    config = CorpusConfig(corpus=str(tiny_corpus), workers=2)
+    request = TrainingRequest(settings=TINY, cadence=Cadence(report_every_steps=1))
+    first = run_pipeline(config, request, workspace=workspace.root)
+    assert (first.built.built_parts, first.built.reused_parts) == (12, 0)
+    assert first.version.alias == "champion"
+    second = run_pipeline(config, request, workspace=workspace.root)
+    assert (second.built.built_parts, second.built.reused_parts) == (0, 12)
+    assert second.built.dataset == first.built.dataset
+    assert second.model.evaluation.val_loss == first.model.evaluation.val_loss, (
+        "the same seed, the same model"
+    )
+    assert second.version.alias == "challenger", "an equal model does not replace the champion"
+
+    tags = Tracker(workspace).client.get_run(first.model.trained.run_id).data.tags
+    with get_client(sync_client=True) as client:
+        flow_run = client.read_flow_run(tags["prefect.flow_run_id"])
+        keys = {artifact.key for artifact in client.read_artifacts()}
+        markdown = [a.data for a in client.read_artifacts() if a.key == "training"]
+    assert flow_run.name == tags["prefect.flow_run_name"] == f"train {first.built.dataset.reference}"
+    assert {"dataset", "training", "evaluation", "registered-model", "ingest", "encode", "train"} <= keys
+    assert any(first.model.trained.run_id in str(card) for card in markdown), "Prefect leads to MLflow"
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_digest_does_not_depend_on_workers(tiny_corpus: Path, tmp_path: Path, workers: int) -> None:
+    from flows.build_dataset import build_dataset
+
+    one = build_dataset(CorpusConfig(corpus=str(tiny_corpus), workers=workers), workspace=tmp_path / "a")
+    two = build_dataset(CorpusConfig(corpus=str(tiny_corpus), workers=2), workspace=tmp_path / "b")
+    facts = [
+        {name: (file.bytes, file.sha256) for name, file in built.dataset.manifest.files.items()}
+        for built in (one, two)
+    ]
+    assert facts[0] == facts[1]
+    assert one.dataset.manifest.digest == two.dataset.manifest.digest
+
+
+def test_a_cut_shard_fails_the_flow_by_name_and_a_mended_one_heals_it(
+    tiny_corpus: Path, workspace: Workspace
+) -> None:
+    from flows.build_dataset import build_dataset
+
+    shard = tiny_corpus / "urlsf_subset00-7_data.xz"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-9])
+    config = CorpusConfig(corpus=str(tiny_corpus))
+    with pytest.raises(ShardError, match=r"urlsf_subset00-7_data\.xz: is cut off"):
+        build_dataset(config, workspace=workspace.root)
+    assert not list(workspace.datasets.glob("*/*/manifest.json"))
+    shard.write_bytes(whole)
+    built = build_dataset(config, workspace=workspace.root)
+    assert (built.built_parts, built.reused_parts) == (1, 11), "only the mended shard is read"
+
+
+def test_a_data_set_is_rebuilt_to_the_same_bytes(tiny_corpus: Path, workspace: Workspace) -> None:
+    from flows.build_dataset import build_dataset
+    from flows.rebuild_dataset import rebuild_dataset
+
+    built = build_dataset(CorpusConfig(corpus=str(tiny_corpus)), workspace=workspace.root)
+    assert rebuild_dataset(built.dataset.reference, workspace=workspace.root) == []
+    assert not list(workspace.root.glob(".rebuild-*"))
