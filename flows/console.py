@@ -26,7 +26,10 @@ words = Console(stderr=True, highlight=False)
 
 
 def command(function: Callable[P, Mapping[str, Any]]) -> Callable[P, None]:
-    """A command that returns its facts: printed as one JSON object with `--json`; errors become one line and a code."""
+    """A command that returns its facts: printed as one JSON object with `--json`; errors become one line and a code.
+
+    A command whose facts have `ok` false has done its work, and found something wrong: exit 1.
+    """
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -37,6 +40,8 @@ def command(function: Callable[P, Mapping[str, Any]]) -> Callable[P, None]:
                 facts = function(*args, **kwargs)
             if as_json:
                 print(json.dumps(facts, default=_plain, allow_nan=False))
+            if facts.get("ok") is False:
+                sys.exit(EXIT_FAILED)
         except BaseException as error:
             sys.exit(_report(error, debug))
 
@@ -58,6 +63,8 @@ def table(title: str, rows: Mapping[str, str]) -> None:
         box=None,
         padding=(0, 2, 0, 0),
     )
+    shown.add_column(no_wrap=True)
+    shown.add_column(overflow="fold")
     for name, value in rows.items():
         shown.add_row(f"[dim]{name}[/dim]", value)
     words.print(shown)

@@ -5,6 +5,23 @@ from typing import Annotated
 
 import typer
 
+
+def settings_by_key(pairs: list[str] | None) -> dict[str, str]:
+    """`["training.steps=500"]` as {"training.steps": "500"}. Wrong usage if one is not KEY=VALUE."""
+    settings = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise typer.BadParameter(f"{pair!r} is not KEY=VALUE, as in training.steps=500")
+        settings[key.strip()] = value.strip()
+    return settings
+
+
+def _checked_settings(pairs: list[str] | None) -> list[str] | None:
+    settings_by_key(pairs)
+    return pairs
+
+
 WorkspaceOption = Annotated[
     Path | None,
     typer.Option(
@@ -75,6 +92,7 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
+        callback=_checked_settings,
         help="A setting on top of the preset, e.g. training.steps=500. May be repeated.",
         show_default=False,
     ),

@@ -82,3 +82,11 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         ),  # a join of a second at the end of each flow
     ):
         yield
+
+
+@pytest.fixture
+def prefect_api(prefect_server: None) -> dict[str, str]:
+    """The variables that lead a child process to the session's server, so that it does not start its own."""
+    from prefect.settings import PREFECT_API_URL
+
+    return {"PREFECT_API_URL": str(PREFECT_API_URL.value())}

@@ -1,0 +1,154 @@
+"""The command line as a person or a script meets it: real processes, exit codes, one line for an error, one JSON object."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_data import build_plainly, tiny_documents
+
+from storage.shards import write_shard
+from storage.workspace import Workspace
+
+BRICKROAD = Path(sys.executable).parent / "brickroad"
+
+
+def brickroad(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs the command in an empty folder."""
+    return subprocess.run(
+        [BRICKROAD, *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "80", "NO_COLOR": "1"} | variables,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+
+
+def refused(done: subprocess.CompletedProcess[str]) -> str:
+    """The one line of a failed command."""
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+def test_help_shows_every_command_with_examples(tmp_path: Path) -> None:
+    done = brickroad("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    for name in ("run", "dataset", "train", "evaluate", "generate", "up", "doctor"):
+        assert name in done.stdout
+        assert "xample" in brickroad(name, "--help", cwd=tmp_path).stdout or name in ("dataset", "doctor")
+
+
+def test_looking_imports_neither_torch_nor_prefect_nor_mlflow(tmp_path: Path) -> None:
+    code = (
+        "import sys; from flows.command_line import app; from typer.testing import CliRunner;"
+        "CliRunner().invoke(app, ['--help']); CliRunner().invoke(app, ['dataset', 'list', '--json']);"
+        "print({'torch', 'prefect', 'mlflow'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
+def test_wrong_usage_is_exit_2(tmp_path: Path) -> None:
+    for arguments in (
+        ["nonsense"],
+        ["train"],
+        ["dataset", "build", "--workers", "many"],
+        ["train", "x", "--set", "steps"],
+    ):
+        done = brickroad(*arguments, cwd=tmp_path)
+        assert done.returncode == 2, (arguments, done.stderr)
+
+
+def test_plan_list_show_verify_speak_json(tiny_corpus: Path, workspace: Workspace, tmp_path: Path) -> None:
+    plan = json.loads(brickroad("dataset", "plan", tiny_corpus, "--json", cwd=tmp_path).stdout)
+    assert plan["shards"] == 12
+    assert plan["text_bytes"] > sum(len(text.encode()) for text in tiny_documents())
+    assert {"compressed_bytes", "disk_bytes_needed", "seconds_estimated"} <= set(plan)
+
+    dataset = build_plainly(tiny_corpus, workspace)
+    at = ("--workspace", workspace.root, "--json")
+    listed = json.loads(brickroad("dataset", "list", *at, cwd=tmp_path).stdout)
+    assert [one["digest"] for one in listed["datasets"]] == [dataset.manifest.digest]
+    shown = json.loads(brickroad("dataset", "show", "tiny", *at, cwd=tmp_path).stdout)
+    assert shown["digest"] == dataset.manifest.digest
+    verified = json.loads(brickroad("dataset", "verify", dataset.reference, *at, cwd=tmp_path).stdout)
+    assert verified["ok"] is True
+    assert verified["checked_bytes"] == sum(file.bytes for file in dataset.manifest.files.values())
+
+    (dataset.path / "train.bin").write_bytes(b"\0" * dataset.manifest.files["train.bin"].bytes)
+    done = brickroad("dataset", "verify", dataset.reference, *at, cwd=tmp_path)
+    assert json.loads(done.stdout)["ok"] is False
+    assert done.returncode == 1
+
+
+def test_missing_things_are_one_line_with_the_way_out(workspace: Workspace, tmp_path: Path) -> None:
+    at = ("--workspace", workspace.root)
+    assert "no such data set" in refused(brickroad("dataset", "show", "nothing", *at, cwd=tmp_path))
+    assert "no such model" in refused(brickroad("generate", "nobody", *at, cwd=tmp_path))
+    line = refused(brickroad("dataset", "plan", "/no/such/folder", *at, cwd=tmp_path))
+    assert "/no/such/folder: no such file or folder" in line
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_bad_shard_is_one_line_and_leaves_nothing_done(tmp_path: Path, prefect_api: dict[str, str]) -> None:
+    shard = tmp_path / "bad" / "cut.xz"
+    write_shard(shard, [("good.txt", b"some text that is long enough to be cut " * 50)])
+    shard.write_bytes(shard.read_bytes()[:-1])
+    done = brickroad(
+        "dataset", "build", shard.parent, "--workspace", tmp_path / "w", cwd=tmp_path, **prefect_api
+    )
+    line = refused(done)
+    assert f"{shard}: is cut off" in line
+    assert "--tolerate-bad-shards 1" in line
+    assert not list((tmp_path / "w").rglob("manifest.json"))
+    assert not list((tmp_path / "w").rglob("*.partial"))
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_build_train_evaluate_generate_from_the_shell(
+    tiny_corpus: Path, workspace: Workspace, tmp_path: Path, prefect_api: dict[str, str]
+) -> None:
+    at = ("--workspace", workspace.root, "--json")
+    built = json.loads(brickroad("dataset", "build", tiny_corpus, *at, cwd=tmp_path, **prefect_api).stdout)
+    assert (built["built_parts"], built["reused_parts"], built["documents"]) == (12, 0, 120)
+    settings = ["--set=training.steps=8", "--set=training.batch_size=4", "--set=network.block_size=16"]
+    done = brickroad("train", "tiny", "--preset", "bigram", *settings, *at, cwd=tmp_path, **prefect_api)
+    trained = json.loads(done.stdout)
+    assert trained["steps"] == 8
+    assert {
+        "run_id",
+        "checkpoint",
+        "train_loss",
+        "val_loss",
+        "val_bits_per_byte",
+        "tokens_per_second",
+    } <= set(trained)
+    measured = json.loads(brickroad("evaluate", trained["run_id"], *at, cwd=tmp_path, **prefect_api).stdout)
+    assert measured["val_loss"] == pytest.approx(trained["val_loss"])
+    assert measured["tokens"] == built["val_tokens"]
+    texts = [
+        json.loads(
+            brickroad("generate", trained["run_id"], "--tokens", 20, "--seed", 4, *at, cwd=tmp_path).stdout
+        )["text"]
+        for _ in range(2)
+    ]
+    assert texts[0] == texts[1]
+    assert texts[0]
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_workspace_that_cannot_be_written_to_is_one_line(
+    tiny_corpus: Path, tmp_path: Path, prefect_api: dict[str, str]
+) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = brickroad(
+        "dataset", "build", tiny_corpus, "--workspace", tmp_path / "file" / "w", cwd=tmp_path, **prefect_api
+    )
+    assert "--workspace" in refused(done)
