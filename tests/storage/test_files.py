@@ -1,0 +1,257 @@
+"""A file that is there is whole, whatever stops its writer; errors of the disk name the path."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage import files
+from storage.files import (
+    atomic_file,
+    canonical_json,
+    checksums,
+    exclusive_lock,
+    fingerprint,
+    link_or_copy,
+    publish_folder,
+    remove_partials,
+    sha256_file,
+    staged_folder,
+    write_json,
+)
+
+
+def is_done(folder: Path) -> bool:
+    return (folder / "done").is_file()
+
+
+def everything_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, options: str) -> Iterator[None]:
+    """A file system of its own at `folder`; needs root and the right to mount."""
+    folder.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True
+    ).returncode:
+        pytest.skip("this machine lets us mount nothing")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "a.bin"
+    with atomic_file(path) as file:
+        file.write(b"half")
+        file.flush()
+        assert not path.exists()
+    assert path.read_bytes() == b"half"
+    assert everything_below(tmp_path) == ["new", "new/a.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError(errno.EIO, "Input/output error")])
+def test_a_failed_writer_leaves_what_was_there_and_nothing_else(error: BaseException, tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises((ValueError, KeyboardInterrupt, OSError)), atomic_file(path) as file:
+        file.write(b"new")
+        raise error
+    assert path.read_bytes() == b"old"
+    assert everything_below(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "rename"])
+def test_an_error_of_the_disk_names_the_path_and_leaves_nothing(
+    step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(*((os, "fsync") if step == "fsync" else (Path, "rename")), full)
+    with pytest.raises(OSError, match=r"No space left on device: .*a\.json") as raised:
+        write_json(tmp_path / "a.json", {"a": 1})
+    assert raised.value.errno == errno.ENOSPC
+    assert everything_below(tmp_path) == []
+
+
+def test_a_full_disk_names_the_path_and_leaves_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "size=64k"):
+        with (
+            pytest.raises(OSError, match=r"No space left on device: .*a\.bin"),
+            atomic_file(disk / "a.bin") as file,
+        ):
+            file.write(bytes(100_000))
+        with pytest.raises(OSError, match=r"No space left on device: .*disk"), staged_folder(disk) as stage:
+            (stage / "b.bin").write_bytes(bytes(100_000))
+        assert everything_below(disk) == []
+        write_json(disk / "small.json", {})
+
+
+def test_a_read_only_disk_names_the_path(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "size=64k,ro"):
+        with pytest.raises(OSError, match=r"Read-only file system: .*a\.bin"), atomic_file(disk / "a.bin"):
+            pass
+        with pytest.raises(OSError, match=r"Read-only file system: .*disk"), staged_folder(disk / "new"):
+            pass
+        with pytest.raises(OSError, match=r"Read-only file system: .*lock"), exclusive_lock(disk / ".lock"):
+            pass
+
+
+def test_a_folder_without_permission_names_the_path(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("root may write everywhere")
+    tmp_path.chmod(0o500)
+    with pytest.raises(PermissionError, match="a.bin"), atomic_file(tmp_path / "a.bin"):
+        pass
+
+
+def test_a_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    with staged_folder(tmp_path) as stage:
+        (stage / "done").write_text("1")
+        assert not (tmp_path / "a").exists()
+        publish_folder(stage, tmp_path / "a", is_done=is_done)
+    assert everything_below(tmp_path) == ["a", "a/done"]
+    with pytest.raises(ValueError, match="stop"), staged_folder(tmp_path) as stage:
+        (stage / "done").write_text("2")
+        raise ValueError("stop")
+    assert everything_below(tmp_path) == ["a", "a/done"]
+
+
+def test_a_finished_folder_is_kept_and_the_rest_of_a_removal_gives_way(tmp_path: Path) -> None:
+    for text, expected in [("1", "1"), ("2", "1")]:
+        with staged_folder(tmp_path) as stage:
+            (stage / "done").write_text(text)
+            publish_folder(stage, tmp_path / "a", is_done=is_done)
+        assert (tmp_path / "a" / "done").read_text() == expected
+    (tmp_path / "a" / "done").unlink()
+    (tmp_path / "a" / "half removed").write_text("x")
+    with staged_folder(tmp_path) as stage:
+        (stage / "done").write_text("3")
+        publish_folder(stage, tmp_path / "a", is_done=is_done)
+    assert (tmp_path / "a" / "done").read_text() == "3"
+    assert everything_below(tmp_path) == ["a", "a/done"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_an_error_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("mine")
+    with pytest.raises(OSError, match="a"), staged_folder(tmp_path) as stage:
+        publish_folder(stage, tmp_path / "a", is_done=is_done)
+    assert (tmp_path / "a").read_text() == "mine"
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 127, 128, 129, 1000])
+def test_checksums_are_those_of_the_whole_and_of_each_block(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "CHECKSUM_BLOCK_BYTES", 64)
+    monkeypatch.setattr(files, "_READ_BYTES", 24)
+    data = random.Random(size).randbytes(size)
+    (tmp_path / "a").write_bytes(data)
+    whole, blocks = checksums(tmp_path / "a")
+    assert whole == sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
+    assert blocks == [hashlib.sha256(data[at : at + 64]).hexdigest() for at in range(0, size, 64)]
+
+
+def test_a_read_error_names_the_file() -> None:
+    path = Path("/proc/self/mem")
+    if not path.exists():
+        pytest.skip("no /proc on this machine")
+    for read in (sha256_file, checksums):
+        with pytest.raises(OSError, match=r"/proc/self/mem"):
+            read(path)
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec="utf-8")),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.text(st.characters(codec="utf-8")), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(value=JSON)
+def test_a_fingerprint_survives_being_written_and_read(value: object) -> None:
+    assert fingerprint(json.loads(json.dumps(value))) == fingerprint(value)
+    assert json.loads(canonical_json(value)) == value
+
+
+def test_a_fingerprint_does_not_depend_on_the_order_of_keys() -> None:
+    assert fingerprint({"a": 1, "b": [1, 2]}) == fingerprint({"b": [1, 2], "a": 1})
+    assert fingerprint({"a": [1, 2]}) != fingerprint({"a": [2, 1]})
+
+
+def test_a_link_takes_the_place_of_what_was_there_even_of_itself(tmp_path: Path) -> None:
+    source, target = tmp_path / "a", tmp_path / "b"
+    source.write_bytes(b"new")
+    target.write_bytes(b"old and longer")
+    for _ in range(2):
+        link_or_copy(source, target)
+        assert target.read_bytes() == source.read_bytes() == b"new"
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / ".a.bin.1234.partial").write_text("x")
+    (tmp_path / ".stage.1234.partial" / "inner").mkdir(parents=True)
+    (tmp_path / ".stage.1234.partial" / ".b.partial").write_text("x")
+    (tmp_path / "kept.txt").write_text("x")
+    assert remove_partials(tmp_path) >= 2
+    assert everything_below(tmp_path) == ["kept.txt", "sub"]
+    assert remove_partials(tmp_path / "nowhere") == 0
+
+
+def test_a_lock_keeps_others_out_until_it_is_left(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with exclusive_lock(tmp_path / ".lock") as waited:
+            order.append(f"second, waited: {waited}")
+
+    with exclusive_lock(tmp_path / ".lock") as waited:
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(timeout=0.2)
+        order.append(f"first, waited: {waited}")
+    thread.join()
+    assert order == ["first, waited: False", "second, waited: True"]
+
+
+def test_the_lock_of_a_killed_process_blocks_nobody(tmp_path: Path) -> None:
+    program = """
+import sys, time
+from pathlib import Path
+from storage.files import exclusive_lock
+with exclusive_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", program, str(tmp_path / ".lock")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        holder.kill()
+    with exclusive_lock(tmp_path / ".lock") as waited:
+        assert waited is False
