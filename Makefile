@@ -33,9 +33,8 @@ bench: setup
 # out: torch pins each of them exactly itself, and its CPU build needs none.
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile pyproject.toml --group dev --universal --upgrade --no-header --no-annotate --quiet --output-file - \
-	  | grep -v -E '^(nvidia-|cuda-|triton)' > requirements.lock.new
-	mv requirements.lock.new requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --upgrade --no-header --no-annotate --quiet --output-file .venv/lock
+	grep -v -E '^(nvidia-|cuda-|triton)' .venv/lock > requirements.lock
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

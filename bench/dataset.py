@@ -60,7 +60,7 @@ def measure(corpus: str, shards: list[Shard], folder: Path) -> dict[str, float]:
         encode, tokenizer=tokenizer, folder=token_folder(place, tokenizer, fraction), val_fraction=fraction
     )
     encoded, seconds["encode_seconds"] = timed(
-        lambda: sum(side_by_side(write, groups_of(parts, workers), workers), [])
+        lambda: joined(side_by_side(write, groups_of(parts, workers), workers))
     )
     _, seconds["publish_seconds"] = timed(lambda: publish(config, place, results, tokenizer, encoded))
     seconds["build_seconds"] = sum(value for key, value in seconds.items() if key != "xz_seconds")

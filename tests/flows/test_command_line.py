@@ -2,8 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -152,3 +155,77 @@ def test_a_workspace_that_cannot_be_written_to_is_one_line(
         "dataset", "build", tiny_corpus, "--workspace", tmp_path / "file" / "w", cwd=tmp_path, **prefect_api
     )
     assert "--workspace" in refused(done)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_signal_saves_says_how_to_go_on_and_going_on_ends_at_the_same_loss(
+    tiny_corpus: Path, workspace: Workspace, tmp_path: Path, prefect_api: dict[str, str]
+) -> None:
+    dataset = build_plainly(tiny_corpus, workspace)
+    settings = ["--set=training.steps=4000", "--set=training.batch_size=4", "--set=network.block_size=16"]
+    command = [
+        BRICKROAD,
+        "train",
+        dataset.reference,
+        "--preset=bigram",
+        *settings,
+        f"--workspace={workspace.root}",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        env=os.environ | prefect_api,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    while not list(workspace.checkpoints.glob("*/step-*/checkpoint.json")):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 130, words
+    line = next(line for line in words.splitlines() if line.startswith("error:"))
+    assert "all saved; go on with: brickroad train" in line
+    run_id = line.rsplit(" ", 1)[-1]
+    resumed = brickroad(
+        "train",
+        dataset.reference,
+        "--resume",
+        run_id,
+        "--workspace",
+        workspace.root,
+        "--json",
+        cwd=tmp_path,
+        **prefect_api,
+    )
+    assert json.loads(resumed.stdout)["steps"] == 4000
+    assert json.loads(resumed.stdout)["run_id"] == run_id
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_full_disk_is_one_line_with_the_place_and_leaves_nothing_done(
+    tiny_corpus: Path, small_disk: Path, tmp_path: Path, prefect_api: dict[str, str]
+) -> None:
+    done = brickroad(
+        "dataset", "build", tiny_corpus, "--workspace", small_disk / "w", cwd=tmp_path, **prefect_api
+    )
+    line = refused(done)
+    assert str(small_disk) in line
+    assert "No space left on device; free some space, or choose another place with --workspace" in line
+    assert not list(small_disk.rglob("manifest.json"))
+    assert not list(small_disk.rglob("*.partial"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 kB, where this user may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
