@@ -6,6 +6,7 @@ nothing is downloaded, and the same Python version always gives the same shards.
 
 import ast
 import hashlib
+import shutil
 import sys
 import sysconfig
 import warnings
@@ -33,6 +34,7 @@ def pack_stdlib_docs(folder: Path) -> Path:
     version = ".".join(map(str, sys.version_info[:3]))
     target = folder / f"stdlib-docs-{version}"
     if not (target / "packed.json").is_file():
+        shutil.rmtree(target, ignore_errors=True)  # shards of a try that was killed, perhaps cut elsewhere
         count = 0
         for count, documents in enumerate(_batches(stdlib_documents()), start=1):
             named = [_member(index, text) for index, text in documents]

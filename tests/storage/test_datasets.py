@@ -7,6 +7,7 @@ import random
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def publish(
 ) -> Dataset:
     """The texts as a data set of as many shards as there are cuts, and one."""
     bounds = [0, *cuts, len(texts)]
-    groups = [texts[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]
+    groups = [texts[begin:end] for begin, end in pairwise(bounds)]
     parts = [
         write_part(folder / "tokens" / f"{len(texts)}-{cuts}-{n}", group) for n, group in enumerate(groups)
     ]
@@ -200,7 +201,7 @@ def test_an_empty_split_is_refused_before_anything_is_published(tmp_path: Path) 
         match=r"none of the 5 documents fell into the val split at --val-fraction 0.01; choose a larger",
     ):
         refuse_empty_split(5, 0, 0.01)
-    with pytest.raises(DatasetError, match="train split .* choose a smaller"):
+    with pytest.raises(DatasetError, match=r"train split .* choose a smaller"):
         refuse_empty_split(0, 5, 0.99)
     refuse_empty_split(1, 1, 0.5)
     with pytest.raises(DatasetError, match="need at least 2"):

@@ -118,7 +118,7 @@ def test_a_folder_without_permission_names_the_path(tmp_path: Path) -> None:
     if os.geteuid() == 0:
         pytest.skip("root may write everywhere")
     tmp_path.chmod(0o500)
-    with pytest.raises(PermissionError, match="a.bin"), atomic_file(tmp_path / "a.bin"):
+    with pytest.raises(PermissionError, match=r"a\.bin"), atomic_file(tmp_path / "a.bin"):
         pass
 
 

@@ -94,7 +94,7 @@ def test_no_other_document_and_no_order_moves_a_document(
         return found
 
     alone = splits(texts)
-    more = splits(random.Random(seed).sample(texts * 2, len(texts) * 2) + ["another", "and another"])
+    more = splits([*random.Random(seed).sample(texts * 2, len(texts) * 2), "another", "and another"])
     assert all(len(sides) == 1 for sides in more.values())  # exact duplicates are on one side
     assert all(more[text] == sides for text, sides in alone.items())
 

@@ -54,5 +54,5 @@ def test_natural_order_counts_numbers() -> None:
 @given(names=st.lists(st.text("0123456789ab-/é٣", max_size=6), max_size=8))
 def test_natural_order_is_total_and_equal_only_for_equal_names(names: list[str]) -> None:
     expected = sorted(names, key=natural_order)
-    assert sorted(reversed(names), key=natural_order) == expected
+    assert sorted(random.Random(0).sample(names, len(names)), key=natural_order) == expected
     assert all((natural_order(a) == natural_order(b)) == (a == b) for a in names for b in names)

@@ -92,7 +92,9 @@ def entry_for(server: Server, content: bytes) -> CatalogueEntry:
 # --- download ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_download_is_the_file_and_is_made_once(server: Server, entry: CatalogueEntry, tmp_path: Path) -> None:
+def test_a_download_is_the_file_and_is_made_once(
+    server: Server, entry: CatalogueEntry, tmp_path: Path
+) -> None:
     for _ in range(2):
         path = download(entry, tmp_path / "corpora")
         assert path.read_bytes() == CONTENT
@@ -104,7 +106,9 @@ def test_a_cut_download_says_where_and_goes_on_from_there(
     server: Server, entry: CatalogueEntry, tmp_path: Path
 ) -> None:
     server.cut_after = 30_000
-    with pytest.raises(CorpusError, match=r"the connection ended at byte 30,000 of .*run it again to go on") as refused:
+    with pytest.raises(
+        CorpusError, match=r"the connection ended at byte 30,000 of .*run it again to go on"
+    ) as refused:
         download(entry, tmp_path)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "book.txt").exists()
@@ -159,7 +163,9 @@ def test_a_server_that_refuses_is_one_line_with_the_local_way(
     status: int, server: Server, entry: CatalogueEntry, tmp_path: Path
 ) -> None:
     server.status = status
-    with pytest.raises(CorpusError, match=r"book: cannot be downloaded from http.*brickroad run PATH") as refused:
+    with pytest.raises(
+        CorpusError, match=r"book: cannot be downloaded from http.*brickroad run PATH"
+    ) as refused:
         download(entry, tmp_path)
     assert "\n" not in str(refused.value)
     assert list(tmp_path.iterdir()) == []
@@ -187,9 +193,7 @@ def test_a_server_that_goes_silent_is_given_up(
             download(mute, tmp_path)
 
 
-def test_a_full_disk_names_the_file(
-    server: Server, entry: CatalogueEntry, tmp_path: Path
-) -> None:
+def test_a_full_disk_names_the_file(server: Server, entry: CatalogueEntry, tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full on this machine")
     (tmp_path / "book.txt.unfinished").symlink_to("/dev/full")
@@ -233,7 +237,9 @@ def test_an_archive_by_name_is_unpacked_to_its_shards_in_order(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.content = archive_of_shards(tmp_path / "made")
-    config = catalogue_with(replace(entry_for(server, server.content), layout="archive of shards"), monkeypatch)
+    config = catalogue_with(
+        replace(entry_for(server, server.content), layout="archive of shards"), monkeypatch
+    )
     workspace = Workspace.at(tmp_path / "workspace")
     shards = locate_shards(config, workspace)
     assert [next(read_documents(shard)).utf8 for shard in shards] == [b"text 1", b"text 2", b"text 10"]
@@ -246,7 +252,9 @@ def test_killed_while_unpacking_it_unpacks_again_without_downloading_again(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.content = archive_of_shards(tmp_path / "made")
-    config = catalogue_with(replace(entry_for(server, server.content), layout="archive of shards"), monkeypatch)
+    config = catalogue_with(
+        replace(entry_for(server, server.content), layout="archive of shards"), monkeypatch
+    )
     workspace = Workspace.at(tmp_path / "workspace")
 
     def killed(*_: object) -> None:
@@ -283,7 +291,9 @@ def test_an_archive_that_is_not_whole_leaves_no_corpus(
 ) -> None:
     whole = lzma.decompress(archive_of_shards(tmp_path / "made"))
     server.content = lzma.compress(whole[:-10_000])
-    config = catalogue_with(replace(entry_for(server, server.content), layout="archive of shards"), monkeypatch)
+    config = catalogue_with(
+        replace(entry_for(server, server.content), layout="archive of shards"), monkeypatch
+    )
     workspace = Workspace.at(tmp_path / "workspace")
     for _ in range(2):
         with pytest.raises(ShardError, match="cut off"):
