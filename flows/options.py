@@ -52,7 +52,7 @@ ValFractionOption = Annotated[
     float | None,
     typer.Option(
         "--val-fraction",
-        help="Share of documents to validate on. [default: the catalogue's, else 0.1]",
+        help="Share of documents to validate on. [default: the catalogue's, else 0.1 of one file, 0.02 of many]",
         show_default=False,
     ),
 ]

@@ -214,7 +214,8 @@ def build_facts(config: CorpusConfig) -> dict[str, Any]:
     """What a manifest tells about its making, and no fingerprint depends on."""
     return {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "config": asdict(config) | {"corpus": _absolute(config.corpus)},
+        "config": asdict(config)
+        | {"corpus": _absolute(config.corpus), "val_fraction": config.chosen_val_fraction},
         "workers": chosen_workers(config.workers),
         "peak_rss_bytes": peak_rss_bytes(),
         "brickroad": version("brickroad"),

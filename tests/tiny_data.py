@@ -43,7 +43,7 @@ def tiny_documents(count: int = 120, seed: int = 1) -> list[str]:
 
 def build_plainly(corpus: Path, workspace: Workspace, **settings: object) -> Dataset:
     """The steps of the flow, called as functions."""
-    config = CorpusConfig(corpus=str(corpus), **settings)  # type: ignore[arg-type]
+    config = CorpusConfig(corpus=str(corpus), **({"val_fraction": 0.1} | settings))  # type: ignore[arg-type]
     results = ingest(find_shards(config.corpus), workspace.documents, config.invalid_utf8)
     parts = [item.part for item in refuse_bad_shards(results, config.tolerate_bad_shards)]
     fraction = config.chosen_val_fraction

@@ -119,7 +119,11 @@ def test_build_train_evaluate_generate_from_the_shell(
     tiny_corpus: Path, workspace: Workspace, tmp_path: Path, prefect_api: dict[str, str]
 ) -> None:
     at = ("--workspace", workspace.root, "--json")
-    built = json.loads(brickroad("dataset", "build", tiny_corpus, *at, cwd=tmp_path, **prefect_api).stdout)
+    built = json.loads(
+        brickroad(
+            "dataset", "build", tiny_corpus, "--val-fraction=0.1", *at, cwd=tmp_path, **prefect_api
+        ).stdout
+    )
     assert (built["built_parts"], built["reused_parts"], built["documents"]) == (12, 0, 120)
     settings = ["--set=training.steps=8", "--set=training.batch_size=4", "--set=network.block_size=16"]
     done = brickroad("train", "tiny", "--preset", "bigram", *settings, *at, cwd=tmp_path, **prefect_api)

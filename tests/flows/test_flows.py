@@ -27,7 +27,7 @@ def test_the_whole_road_and_the_same_road_again(tiny_corpus: Path, workspace: Wo
 
     from flows.run_pipeline import run_pipeline
 
-    config = CorpusConfig(corpus=str(tiny_corpus), workers=2)
+    config = CorpusConfig(corpus=str(tiny_corpus), val_fraction=0.1, workers=2)
     request = TrainingRequest(settings=TINY, cadence=Cadence(report_every_steps=1))
     first = run_pipeline(config, request, workspace=workspace.root)
     assert (first.built.built_parts, first.built.reused_parts) == (12, 0)
@@ -54,8 +54,12 @@ def test_the_whole_road_and_the_same_road_again(tiny_corpus: Path, workspace: Wo
 def test_the_digest_does_not_depend_on_workers(tiny_corpus: Path, tmp_path: Path, workers: int) -> None:
     from flows.build_dataset import build_dataset
 
-    one = build_dataset(CorpusConfig(corpus=str(tiny_corpus), workers=workers), workspace=tmp_path / "a")
-    two = build_dataset(CorpusConfig(corpus=str(tiny_corpus), workers=2), workspace=tmp_path / "b")
+    one = build_dataset(
+        CorpusConfig(corpus=str(tiny_corpus), val_fraction=0.1, workers=workers), workspace=tmp_path / "a"
+    )
+    two = build_dataset(
+        CorpusConfig(corpus=str(tiny_corpus), val_fraction=0.1, workers=2), workspace=tmp_path / "b"
+    )
     facts = [
         {name: (file.bytes, file.sha256) for name, file in built.dataset.manifest.files.items()}
         for built in (one, two)
@@ -72,7 +76,7 @@ def test_a_cut_shard_fails_the_flow_by_name_and_a_mended_one_heals_it(
     shard = tiny_corpus / "urlsf_subset00-7_data.xz"
     whole = shard.read_bytes()
     shard.write_bytes(whole[:-9])
-    config = CorpusConfig(corpus=str(tiny_corpus))
+    config = CorpusConfig(corpus=str(tiny_corpus), val_fraction=0.1)
     with pytest.raises(ShardError, match=r"urlsf_subset00-7_data\.xz: is cut off"):
         build_dataset(config, workspace=workspace.root)
     assert not list(workspace.datasets.glob("*/*/manifest.json"))
@@ -85,6 +89,6 @@ def test_a_data_set_is_rebuilt_to_the_same_bytes(tiny_corpus: Path, workspace: W
     from flows.build_dataset import build_dataset
     from flows.rebuild_dataset import rebuild_dataset
 
-    built = build_dataset(CorpusConfig(corpus=str(tiny_corpus)), workspace=workspace.root)
+    built = build_dataset(CorpusConfig(corpus=str(tiny_corpus), val_fraction=0.1), workspace=workspace.root)
     assert rebuild_dataset(built.dataset.reference, workspace=workspace.root) == []
     assert not list(workspace.root.glob(".rebuild-*"))

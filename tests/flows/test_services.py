@@ -65,7 +65,10 @@ def test_a_deployed_run_goes_through_a_worker_and_a_signal_ends_everything(
     api = addresses["prefect_api_url"]
     deployment = json.load(urllib.request.urlopen(f"{api}/deployments/name/build-dataset/build-dataset"))
     body = json.dumps(
-        {"parameters": {"config": {"corpus": str(tiny_corpus)}}, "state": {"type": "SCHEDULED"}}
+        {
+            "parameters": {"config": {"corpus": str(tiny_corpus), "val_fraction": 0.1}},
+            "state": {"type": "SCHEDULED"},
+        }
     ).encode()
     request = urllib.request.Request(
         f"{api}/deployments/{deployment['id']}/create_flow_run", body, {"content-type": "application/json"}
