@@ -3,12 +3,14 @@
 import contextlib
 import functools
 import json
+import signal
 import sys
 import traceback
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, ParamSpec
 
 from rich.console import Console
@@ -20,9 +22,17 @@ from storage.errors import StorageError
 P = ParamSpec("P")
 
 EXIT_FAILED = 1
-_SIGINT, _SIGTERM = 2, 15
+_GO_ON = "what was finished is kept: type the same again to go on"
 
 words = Console(stderr=True, highlight=False)
+
+
+class Terminated(BaseException):
+    """SIGTERM, as an exception: an unhandled signal would end the process without closing what it has started."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
 
 
 def command(function: Callable[P, Mapping[str, Any]]) -> Callable[P, None]:
@@ -34,6 +44,7 @@ def command(function: Callable[P, Mapping[str, Any]]) -> Callable[P, None]:
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         as_json, debug = bool(kwargs.get("as_json")), bool(kwargs.get("debug"))
+        signal.signal(signal.SIGTERM, _terminate)
         try:
             # Whatever a library prints is words: stdout is for our object alone.
             with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
@@ -111,12 +122,10 @@ def _report(error: BaseException, debug: bool) -> int:
         case SystemExit(code=code):
             return code if isinstance(code, int) else EXIT_FAILED
         case KeyboardInterrupt():
-            line, code = "interrupted; what was finished is kept: type the same again to go on", 128 + _SIGINT
-        case _ if (
-            type(error).__name__ == "TerminationSignal"
-        ):  # Prefect's, not imported: looks need no Prefect
-            line, code = "terminated; what was finished is kept: type the same again to go on", 128 + _SIGTERM
-        case _ if hasattr(error, "signal_number"):
+            line, code = f"interrupted; {_GO_ON}", 128 + signal.SIGINT
+        case Terminated():
+            line, code = f"terminated; {_GO_ON}", 128 + signal.SIGTERM
+        case _ if hasattr(error, "signal_number"):  # a training that has saved, and says itself how to go on
             line, code = str(error), 128 + int(error.signal_number)
         case OSError():
             line, code = _world_line(error), EXIT_FAILED

@@ -282,8 +282,6 @@ def _text_pieces(stream: ByteStream) -> Iterator[tuple[str, bytes]]:
 
 def _cut(window: bytes) -> int:
     """Where the next document of a book ends: after a blank line, else a line, else any whole character."""
-    if len(window) <= BOOK_DOCUMENT_BYTES:
-        return len(window)
     if blank := re.compile(rb"\n(?:\r?\n)+").search(window, BOOK_DOCUMENT_BYTES):
         return blank.end()
     if len(window) < WHOLE_TEXT_BYTES:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from tiny_data import build_plainly, tiny_documents
 
@@ -233,3 +234,26 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield folder
     finally:
         subprocess.run(["umount", folder], check=True)
+
+
+def test_sigterm_without_a_server_of_its_own_leaves_no_process(
+    tiny_corpus: Path, workspace: Workspace
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
+    process = subprocess.Popen(
+        [BRICKROAD, "run", tiny_corpus, "--val-fraction=0.1", f"--workspace={workspace.root}"],
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(workspace.datasets.glob("*/*/manifest.json")):
+        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    assert children, "the temporary server"
+    process.terminate()
+    _, words = process.communicate(timeout=60)
+    assert process.returncode == 143, words
+    assert "Traceback" not in words
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive

@@ -184,6 +184,12 @@ def test_streams_one_after_another_with_legal_padding_are_one_shard(padding: int
     assert {document.member: document.utf8 for document in documents} == some_texts()
 
 
+@pytest.mark.parametrize("padding", [1, 2, 3, 5, 4097])
+def test_padding_between_streams_that_is_not_of_fours_is_refused(padding: int, tmp_path: Path) -> None:
+    content = lzma.compress(SMALL[:600]) + bytes(padding) + lzma.compress(SMALL[600:])
+    assert "bytes after the end of its xz stream" in refusal(tmp_path / "a.xz", content)
+
+
 def test_a_second_tar_in_a_second_stream_is_refused_and_not_left_out(tmp_path: Path) -> None:
     assert "after the end marker" in refusal(tmp_path / "a.xz", lzma.compress(SMALL) + lzma.compress(SMALL))
 

@@ -164,6 +164,12 @@ def test_a_name_that_is_not_utf8_is_spelt_out(tmp_path: Path) -> None:
     assert read(tmp_path, signed(bytes(block)) + padded(b"x") + END)[0].member == "a\\xffa.txt"
 
 
+def test_what_gnu_keeps_where_ustar_has_its_prefix_is_no_part_of_the_name(tmp_path: Path) -> None:
+    block = header("a.txt", 3)
+    times = signed(block[:345] + b"14000000000\0" * 2 + block[369:512])  # of `tar --incremental`
+    assert read(tmp_path, times + padded(b"abc") + END)[0].member == "a.txt"
+
+
 ONE = header("a.txt", 3) + padded(b"abc")
 
 

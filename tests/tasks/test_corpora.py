@@ -149,6 +149,23 @@ def test_other_bytes_are_refused_and_not_left(
     assert download(entry, tmp_path).read_bytes() == CONTENT
 
 
+def test_a_server_that_sends_without_end_does_not_fill_the_disk(
+    server: Server, entry: CatalogueEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def measured(path: Path) -> str:
+        sizes.append(path.stat().st_size)
+        return "other"
+
+    monkeypatch.setattr(corpora, "_CHUNK_BYTES", 1000)
+    monkeypatch.setattr(corpora, "sha256_file", measured)
+    server.content = CONTENT * 20
+    with pytest.raises(CorpusError, match="other bytes"):
+        download(entry, tmp_path)
+    assert sizes[0] <= len(CONTENT) + 1000
+
+
 def test_a_damaged_beginning_is_refused_and_not_left(
     server: Server, entry: CatalogueEntry, tmp_path: Path
 ) -> None:
