@@ -171,7 +171,7 @@ def _fetched(entry: CatalogueEntry, workspace: Workspace) -> Path:
         if not (folder / "fetched.json").is_file():
             archive = download(entry, workspace.corpora)
             if entry.layout == "archive of shards":
-                _unpack(archive, folder)
+                _unpack(archive, folder, shards=entry.shards)
             else:
                 folder.mkdir(exist_ok=True)
                 link_or_copy(archive, folder / f"{entry.name}.txt")
@@ -180,8 +180,8 @@ def _fetched(entry: CatalogueEntry, workspace: Workspace) -> Path:
         return folder
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    with Watch("unpacking shards", unit="shards") as watch:
+def _unpack(archive: Path, folder: Path, *, shards: int) -> None:
+    with Watch("unpacking shards", total=shards, unit="shards") as watch:
         for _ in unpack_shards(archive, folder):
             watch.advance(1)
 

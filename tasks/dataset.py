@@ -36,6 +36,7 @@ from storage.tokens import (
 from storage.workspace import Workspace
 from tasks.corpora import CATALOGUE, CorpusConfig, locate_shards
 from tasks.engine import can_heal, road_task
+from tasks.watch import Watch, pulse
 from tasks.workers import chosen_workers
 
 T = TypeVar("T")
@@ -136,12 +137,13 @@ def learn_tokenizer(
 
     Raises DatasetError if a split would be empty.
     """
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(workers) as pool, Watch("learn", total=len(parts), unit="shards") as watch:
         counted = pool.map(lambda part: _count_train(part, val_fraction), parts)
         counts, train, val = CharacterCounts(), 0, 0
         for part_counts, part_train, part_val in counted:
             counts.merge(part_counts)
             train, val = train + part_train, val + part_val
+            watch.advance(1)
     refuse_empty_split(train, val, val_fraction)
     tokenizer = CharTokenizer.from_counts(counts, coverage=coverage)
     path = folder / f"tokenizer-{tokenizer.fingerprint[:16]}.json"
@@ -205,7 +207,8 @@ def publish(
         dtype=token_dtype(tokenizer.vocabulary_size),
         val_fraction=config.chosen_val_fraction,
     )
-    dataset = publish_dataset(workspace.datasets, inputs, build_facts(config))
+    with pulse("join"):
+        dataset = publish_dataset(workspace.datasets, inputs, build_facts(config))
     shutil.rmtree(workspace.tokens, ignore_errors=True)
     return dataset
 

@@ -9,7 +9,7 @@ from storage.datasets import Dataset, find_dataset
 from storage.workspace import Workspace
 from tasks.engine import road_task
 from tasks.loading import LoadedModel, load_model
-from tasks.watch import Watch
+from tasks.watch import Watch, pulse
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +48,13 @@ def evaluate_checkpoint(path: Path, dataset_reference: str | None, workspace: Wo
             watch.advance(progress.tokens_done - done)
             done, report = progress.tokens_done, progress.report
     assert report is not None
-    references = reference_lines(
-        dataset.token_file("train").open(),
-        tokens,
-        vocabulary_size=manifest.vocabulary_size,
-        end_of_text=manifest.end_of_text,
-    )
+    with pulse("count pairs"):
+        references = reference_lines(
+            dataset.token_file("train").open(),
+            tokens,
+            vocabulary_size=manifest.vocabulary_size,
+            end_of_text=manifest.end_of_text,
+        )
     return Evaluation(
         model=str(path),
         dataset=dataset.reference,

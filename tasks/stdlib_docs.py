@@ -15,6 +15,7 @@ from pathlib import Path
 
 from storage.files import write_json
 from storage.shards import write_shard
+from tasks.watch import pulse
 
 SHARD_TEXT_BYTES = 400_000  # a handful of shards, so that the default run shows parallel work
 _NOT_DOCUMENTATION = {
@@ -35,12 +36,18 @@ def pack_stdlib_docs(folder: Path) -> Path:
     target = folder / f"stdlib-docs-{version}"
     if not (target / "packed.json").is_file():
         shutil.rmtree(target, ignore_errors=True)  # shards of a try that was killed, perhaps cut elsewhere
-        count = 0
-        for count, documents in enumerate(_batches(stdlib_documents()), start=1):
-            named = [_member(index, text) for index, text in documents]
-            write_shard(target / f"urlsf_subset00-{count}_data.xz", named)
+        with pulse("pack"):
+            count = _write_shards(target)
         write_json(target / "packed.json", {"python": version, "shards": count})
     return target
+
+
+def _write_shards(target: Path) -> int:
+    count = 0
+    for count, documents in enumerate(_batches(stdlib_documents()), start=1):
+        named = [_member(index, text) for index, text in documents]
+        write_shard(target / f"urlsf_subset00-{count}_data.xz", named)
+    return count
 
 
 def stdlib_documents() -> Iterator[str]:

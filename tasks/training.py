@@ -28,7 +28,7 @@ from tasks.engine import road_task, run_links
 from tasks.interruption import InterruptedByUser, StopRequests
 from tasks.loading import LoadedModel
 from tasks.tracking import RunLog, Tracker
-from tasks.watch import Watch
+from tasks.watch import Watch, pulse
 
 DEFAULT_PRESET = "pocket"
 SAMPLE_CHARACTERS = 300
@@ -220,7 +220,8 @@ def train(request: TrainingRequest, workspace: Workspace) -> TrainedModel:
 
     Raises ValueError for a request that cannot be meant, DivergedError if the loss is no number any more.
     """
-    session = Session(request, workspace)
+    with pulse("open run"):
+        session = Session(request, workspace)
     try:
         with StopRequests() as stop:
             trained = _run_steps(session, stop)
@@ -238,8 +239,7 @@ def _run_steps(session: Session, stop: StopRequests) -> TrainedModel:
     training, cadence = session.training, session.cadence
     last, began, throughput = session.recipe.training.steps, time.monotonic(), Throughput()
     tokens_a_step = session.recipe.training.batch_size * session.recipe.network.block_size
-    with Watch("train", total=last, unit="steps", artifact_key="train") as watch:
-        watch.advance(training.step)
+    with Watch("train", total=last, done=training.step, unit="steps", artifact_key="train") as watch:
         for report in training.steps():
             step, ends = report.step, report.step == last or stop.signal_number is not None
             throughput.count(tokens_a_step)

@@ -1,7 +1,9 @@
 """Progress as a person sees it: a bar with rate and time left on a terminal, lines in a log, an artifact in Prefect."""
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -26,14 +28,18 @@ _QUIET_SECONDS = 2.0  # what takes less is not worth a line
 
 
 class _RateColumn(ProgressColumn):
-    """Units done a second, over the whole time so far."""
+    """Units done a second, over the whole time so far, without what was done before."""
 
-    def __init__(self, unit: str) -> None:
+    def __init__(self, unit: str, done_before: int) -> None:
         super().__init__()
         self.unit = unit
+        self.done_before = done_before
 
     def render(self, task: Task) -> Text:
-        return Text(_rate(task.completed, task.elapsed or 0.0, self.unit), style="progress.data.speed")
+        return Text(
+            _rate(task.completed - self.done_before, task.elapsed or 0.0, self.unit),
+            style="progress.data.speed",
+        )
 
 
 class Watch:
@@ -43,20 +49,20 @@ class Watch:
     """
 
     def __init__(
-        self, what: str, *, unit: str, total: int | None = None, artifact_key: str | None = None
+        self, what: str, *, unit: str, total: int, done: int = 0, artifact_key: str | None = None
     ) -> None:
         self.what = what
         self.unit = unit
         self.total = total
-        self._done = 0
+        self._done = self._done_before = done
         self._began = self._last_line = self._last_artifact = time.monotonic()
-        self._artifact = _artifact(artifact_key, what) if total and artifact_key else None
-        self._bar = _bar(unit) if sys.stderr.isatty() else None
+        self._artifact = _artifact(artifact_key, what) if artifact_key else None
+        self._bar = _bar(unit, done) if sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:
         if self._bar:
             self._bar.start()
-            self._task = self._bar.add_task(self.what, total=self.total, facts="")
+            self._task = self._bar.add_task(self.what, total=self.total, completed=self._done, facts="")
         return self
 
     def __exit__(
@@ -78,20 +84,42 @@ class Watch:
         elif now - self._last_line > _LINE_SECONDS:
             self._last_line = now
             self._print_line(facts)
-        if self._artifact and self.total and now - self._last_artifact > _ARTIFACT_SECONDS:
+        if self._artifact and now - self._last_artifact > _ARTIFACT_SECONDS:
             self._last_artifact = now
-            _update(self._artifact, 100.0 * self._done / self.total, f"{self.what}: {self._line(facts)}")
+            _update(
+                self._artifact, 100.0 * self._done / max(1, self.total), f"{self.what}: {self._line(facts)}"
+            )
 
     def _line(self, facts: str = "") -> str:
-        of = f" of {_amount(self.total, self.unit)}" if self.total else ""
-        rate = _rate(self._done, time.monotonic() - self._began, self.unit)
-        return ", ".join(filter(None, [f"{_amount(self._done, self.unit)}{of}", rate, facts]))
+        rate = _rate(self._done - self._done_before, time.monotonic() - self._began, self.unit)
+        amount = f"{_amount(self._done, self.unit)} of {_amount(self.total, self.unit)}"
+        return ", ".join(filter(None, [amount, rate, facts]))
 
     def _print_line(self, facts: str = "") -> None:
         print(f"{self.what}: {self._line(facts)}", file=sys.stderr, flush=True)
 
 
-def _bar(unit: str) -> Progress:
+@contextlib.contextmanager
+def pulse(what: str) -> Iterator[None]:
+    """Shows that something of unknown length is going on, and how long it has taken."""
+    began = time.monotonic()
+    if sys.stderr.isatty():
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=16),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            bar.add_task(what, total=None)
+            yield
+    else:
+        yield
+        if time.monotonic() - began > _QUIET_SECONDS:
+            print(f"{what}: {time.monotonic() - began:.1f} s", file=sys.stderr, flush=True)
+
+
+def _bar(unit: str, done_before: int) -> Progress:
     return Progress(
         SpinnerColumn(finished_text="✓"),
         TextColumn("{task.description:<12}"),
@@ -99,7 +127,7 @@ def _bar(unit: str) -> Progress:
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
         TimeRemainingColumn(elapsed_when_finished=False, compact=True),
-        _RateColumn(unit),
+        _RateColumn(unit, done_before),
         TextColumn("{task.fields[facts]}", style="cyan"),
         console=Console(stderr=True),
         refresh_per_second=4,
