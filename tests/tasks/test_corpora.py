@@ -274,7 +274,7 @@ def test_killed_while_unpacking_it_unpacks_again_without_downloading_again(
     )
     workspace = Workspace.at(tmp_path / "workspace")
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     for step in ("write_json", "_unpack"):
@@ -291,7 +291,7 @@ def test_a_text_that_was_killed_before_its_record_is_not_downloaded_again(
 ) -> None:
     config, workspace = catalogue_with(entry, monkeypatch), Workspace.at(tmp_path)
 
-    def killed(*_: object) -> None:
+    def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
