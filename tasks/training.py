@@ -80,6 +80,14 @@ class TrainingRequest:
             raise ValueError(
                 "a resumed run keeps its recipe: leave out --preset and --set, or start a new run"
             )
+        self.recipe(
+            vocabulary_size=1
+        )  # a misspelt setting is better found now than after a data set was built
+
+    def recipe(self, *, vocabulary_size: int) -> Recipe:
+        """The preset with its settings, for a vocabulary. ValueError if one of them cannot be meant."""
+        chosen = preset(self.preset or DEFAULT_PRESET, vocabulary_size=vocabulary_size)
+        return with_settings(chosen, self.settings or {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +124,7 @@ class Session:
 
     def _recipe(self, request: TrainingRequest, resumed: Checkpoint | None) -> Recipe:
         if resumed is None:
-            chosen = preset(request.preset or DEFAULT_PRESET, vocabulary_size=self.tokenizer.vocabulary_size)
-            return with_settings(chosen, request.settings or {})
+            return request.recipe(vocabulary_size=self.tokenizer.vocabulary_size)
         trained_on = resumed.facts["dataset_digest"]
         if trained_on != self.dataset.manifest.digest:
             raise ValueError(

@@ -117,6 +117,13 @@ def test_resume_takes_no_preset() -> None:
         TrainingRequest(dataset="d", resume="r", preset="baby")
 
 
+def test_a_misspelt_setting_is_found_before_any_work() -> None:
+    with pytest.raises(ValueError, match=r"training\.stepz.*did you mean training\.steps"):
+        TrainingRequest(settings={"training.stepz": "5"})
+    with pytest.raises(ValueError, match="no preset is called 'giant'"):
+        TrainingRequest(preset="giant")
+
+
 def test_a_diverged_run_ends_as_failed(dataset: Dataset, workspace: Workspace) -> None:
     from model.training import DivergedError
 
