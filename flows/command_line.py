@@ -93,9 +93,9 @@ def run(
     show_sample(model.evaluation.sample)
     reference = f"{version.name}/{version.version}"
     next_steps(
-        f'brickroad generate {reference} --prompt "The "{at(workspace)}',
-        f"brickroad dataset show {dataset.reference}{at(workspace)}",
-        f"brickroad up{at(workspace)}      # the Prefect and MLflow pages of this run",
+        f'generate {reference} --prompt "The "{at(workspace)}',
+        f"dataset show {dataset.reference}{at(workspace)}",
+        f"up{at(workspace)}      # the Prefect and MLflow pages of this run",
     )
     return {
         "dataset_digest": dataset.manifest.digest,
@@ -151,9 +151,7 @@ def train(
             "MLflow run": trained.run_id,
         },
     )
-    next_steps(
-        f'brickroad generate {trained.run_id} --prompt "The "{at(workspace)}', f"brickroad up{at(workspace)}"
-    )
+    next_steps(f'generate {trained.run_id} --prompt "The "{at(workspace)}', f"up{at(workspace)}")
     return {
         "run_id": trained.run_id,
         "checkpoint": trained.checkpoint,

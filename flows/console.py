@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import shutil
 import signal
 import sys
 import traceback
@@ -94,10 +95,18 @@ def columns(title: str, header: list[str], rows: list[list[str]]) -> None:
 
 
 def next_steps(*commands: str) -> None:
-    """What to type next."""
+    """What to type next, with our program as it can be called from here."""
     words.print("[bold]Next[/bold]")
     for line in commands:
-        words.print(f"  {escape(line)}", soft_wrap=True)
+        words.print(f"  {escape(_program())} {escape(line)}", soft_wrap=True)
+
+
+def _program() -> str:
+    """`brickroad` if the shell finds it, else its path: `make run` activates no environment."""
+    if shutil.which("brickroad"):
+        return "brickroad"
+    path = Path(sys.argv[0])
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def printable(text: str) -> str:

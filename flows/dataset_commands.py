@@ -99,8 +99,8 @@ def dataset_build(
     built = build_dataset(config, workspace=place.root)
     show_built(built)
     next_steps(
-        f"brickroad train {built.dataset.reference}{at(workspace)}",
-        f"brickroad dataset verify {built.dataset.reference}{at(workspace)}",
+        f"train {built.dataset.reference}{at(workspace)}",
+        f"dataset verify {built.dataset.reference}{at(workspace)}",
     )
     manifest = built.dataset.manifest
     return {

@@ -64,7 +64,7 @@ def prepare(workspace: Workspace) -> str | None:
     None means that the first flow starts a temporary server by itself, with its database in the workspace.
     """
     os.environ[WORKSPACE_VARIABLE] = str(workspace.root)
-    for variable, value in SETTINGS.items():
+    for variable, value in (SETTINGS | {"MPLCONFIGDIR": str(workspace.root / "matplotlib")}).items():
         os.environ.setdefault(variable, value)
     if not any(variable in os.environ for variable in _CHOICES_OF_PREFECT):
         workspace.prefect.mkdir(

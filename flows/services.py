@@ -64,14 +64,13 @@ def serve_until_stopped(workspace: Workspace, *, prefect_port: int, mlflow_port:
                 {
                     "Prefect": f"http://{_LOOPBACK}:{prefect_port}",
                     "MLflow": os.environ.get("MLFLOW_TRACKING_URI", mlflow),
-                    "worker": f"takes runs of the pool {POOL!r}",
+                    "worker": f"takes runs of the pool {POOL!r}: press Run on a deployment's page",
                     "workspace": str(workspace.root),
                     "logs": str(services.logs),
                 },
             )
             next_steps(
-                "brickroad run            # in another terminal: its run shows here",
-                "prefect deployment run run-pipeline/run-pipeline",
+                "run            # in another terminal: its run shows here",
             )
             services.watch()
         finally:

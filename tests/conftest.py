@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,9 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 # Before Prefect or MLflow is imported by any test: no telemetry, no address of the user's, no setting of the user's.
 for variable in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_", "BRICKROAD_"))]:
     del os.environ[variable]
+os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(
+    prefix="brickroad-tests-"
+)  # else it writes into the home folder
 os.environ |= {
     name: value for name, value in SETTINGS.items() if name != "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 }
