@@ -39,7 +39,8 @@ def main() -> None:
         runs = [measure(corpus, shards, Path(temporary) / str(repeat)) for repeat in range(arguments.repeats)]
     medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
     floor = medians["xz_seconds"]
-    ratios = {f"{key.removesuffix('_seconds')}_over_xz": round(medians[key] / floor, 2) for key in medians}
+    stages = [key.removesuffix("_seconds") for key in medians if key != "xz_seconds"]
+    ratios = {f"{stage}_over_xz": round(medians[f"{stage}_seconds"] / floor, 2) for stage in stages}
     facts = {"shards": len(shards), "workers": chosen_workers(None), "repeats": arguments.repeats}
     print(json.dumps(facts | {key: round(value, 3) for key, value in medians.items()} | ratios, indent=1))
 

@@ -7,9 +7,9 @@ from rich.markup import escape
 from rich.panel import Panel
 
 from flows.console import printable, size, table, words
-from storage.datasets import Dataset
 
-if TYPE_CHECKING:  # at run time these are there already, or not needed
+if TYPE_CHECKING:  # heavy imports, and whoever has one of these has made them
+    from storage.datasets import Dataset
     from tasks.dataset import BuiltDataset
     from tasks.evaluation import Evaluation
 
@@ -21,7 +21,7 @@ def at(workspace: Path | None) -> str:
     return f" --workspace {workspace}" if workspace else ""
 
 
-def show_dataset(dataset: Dataset) -> None:
+def show_dataset(dataset: "Dataset") -> None:
     """Sizes of a data set and where it is."""
     manifest = dataset.manifest
     table(
