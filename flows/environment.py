@@ -66,16 +66,15 @@ def prepare(workspace: Workspace) -> str | None:
     os.environ[WORKSPACE_VARIABLE] = str(workspace.root)
     for variable, value in (SETTINGS | {"MPLCONFIGDIR": str(workspace.root / "matplotlib")}).items():
         os.environ.setdefault(variable, value)
+    if (address := os.environ.get("PREFECT_API_URL")) and not _is_reachable(address):
+        say(f"[yellow]No Prefect server answers at {address}, which PREFECT_API_URL names.[/yellow]")
+        del os.environ["PREFECT_API_URL"]
     if not any(variable in os.environ for variable in _CHOICES_OF_PREFECT):
-        workspace.prefect.mkdir(
-            parents=True, exist_ok=True
-        )  # without it the server's database cannot be opened
+        # Prefect does not make its home, and without it the server's database cannot be opened.
+        workspace.prefect.mkdir(parents=True, exist_ok=True)
         os.environ["PREFECT_HOME"] = str(workspace.prefect)
         if address := _running_server(workspace):
             os.environ["PREFECT_API_URL"] = address
-    elif (address := os.environ.get("PREFECT_API_URL")) and not _is_reachable(address):
-        say(f"[yellow]No Prefect server answers at {address}, which PREFECT_API_URL names.[/yellow]")
-        del os.environ["PREFECT_API_URL"]
     return os.environ.get("PREFECT_API_URL")
 
 

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from storage.checkpoints import Checkpoint, checkpoint_name, without_optimizer
@@ -37,6 +38,10 @@ DEFAULT_MLFLOW_UI = "http://127.0.0.1:5000"
 FLUSH_SECONDS = 5.0
 _MOST_METRICS_A_CALL = 900  # the server takes 1,000
 _MOST_PARAMS_A_CALL = 100
+_NO_SUCH_VERSION = (
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_PARAMETER_VALUE",
+)  # no such model; no such alias, no number
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,34 +100,31 @@ class Tracker:
         history = self.client.get_metric_history(run_id, "train_loss")
         return RunLog(self, run_id, logged_through=max((point.step for point in history), default=0))
 
-    def find_run(self, reference: str) -> str | None:
-        """The run id of a reference, if there is such a run."""
-        try:
-            return str(self.client.get_run(reference).info.run_id)
-        except MlflowException:
-            return None
-
     def version_folder(self, reference: str) -> tuple[Path, str] | None:
         """The local folder and the run id of `name/version` or `name@alias`, or None if the registry has no such."""
-        try:
-            if "@" in reference:
-                name, _, alias = reference.partition("@")
-                found = self.client.get_model_version_by_alias(name, alias)
-            else:
-                name, _, number = reference.rpartition("/")
-                found = self.client.get_model_version(name, number)
-        except MlflowException:
+        found = self._version(reference)
+        if found is None:
             return None
         folder = mlflow.artifacts.download_artifacts(artifact_uri=found.source, tracking_uri=self.uri)
         return Path(folder) / "artifacts" / "checkpoint", str(found.run_id)
 
     def champion(self, name: str) -> VersionFacts | None:
         """The version that holds the alias `champion`, or None if none does."""
-        try:
-            found = self.client.get_model_version_by_alias(name, "champion")
-        except MlflowException:
+        found = self._version(f"{name}@champion")
+        if found is None:
             return None
         return VersionFacts(name=name, version=str(found.version), run_id=found.run_id, tags=found.tags)
+
+    def _version(self, reference: str) -> ModelVersion | None:
+        """A version of the registry, or None if it says that there is none; a registry that is down raises."""
+        try:
+            if "@" in reference:
+                return self.client.get_model_version_by_alias(*reference.split("@", 1))
+            return self.client.get_model_version(*reference.rsplit("/", 1))
+        except MlflowException as error:
+            if error.error_code in _NO_SUCH_VERSION:
+                return None
+            raise
 
     def register(
         self,

@@ -1,0 +1,70 @@
+"""The door to MLflow: what is missing is told from what is down, and an outage ends no training."""
+
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from storage.datasets import Dataset
+from storage.workspace import Workspace
+from tasks.tracking import EXPERIMENT, Tracker
+
+DOWN = "http://127.0.0.1:9"  # the discard port: nothing listens
+
+
+@pytest.fixture
+def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+
+def test_no_champion_is_not_a_registry_that_is_down(workspace: Workspace, no_retries: None) -> None:
+    tracker = Tracker(workspace)
+    assert tracker.champion("brickroad-gpt") is None
+    assert tracker.version_folder("brickroad-gpt/1") is None
+    assert tracker.version_folder("brickroad-gpt/first") is None
+    tracker.client = MlflowClient(tracking_uri=DOWN)
+    with pytest.raises(MlflowException):
+        tracker.champion("brickroad-gpt")
+
+
+def test_metrics_wait_while_the_server_is_down_and_arrive_once(
+    dataset: Dataset, workspace: Workspace, no_retries: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tracker = Tracker(workspace)
+    run = tracker.start_run("r", dataset, {"a": 1}, {})
+    up, run._client = run._client, MlflowClient(tracking_uri=DOWN)
+    for step in (1, 2, 3):
+        run.metrics(step, {"train_loss": float(step)})
+        run.flush()
+    assert capsys.readouterr().err.count("does not take metrics") == 1, "said once, not at each step"
+    run._client = up
+    run.metrics(4, {"train_loss": 4.0})
+    run.end("FINISHED")
+    assert run.history("train_loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
+
+
+def test_a_resumed_run_logs_no_point_twice(dataset: Dataset, workspace: Workspace) -> None:
+    tracker = Tracker(workspace)
+    run = tracker.start_run("r", dataset, {}, {})
+    for step in range(1, 6):
+        run.metrics(step, {"train_loss": float(step)})
+    run.end("KILLED")
+    again = tracker.resume_run(run.run_id, {"again": "yes"})
+    for step in range(3, 8):
+        again.metrics(step, {"train_loss": float(step)})
+    again.end("FINISHED")
+    points = tracker.client.get_metric_history(run.run_id, "train_loss")
+    assert [point.step for point in points] == list(range(1, 8))
+
+
+def test_artifacts_of_our_store_stay_in_the_workspace(workspace: Workspace) -> None:
+    experiment = Tracker(workspace).client.get_experiment_by_name(EXPERIMENT)
+    assert experiment is not None
+    assert Path(experiment.artifact_location.removeprefix("file://")).is_relative_to(workspace.root)
+
+
+def test_many_parameters_go_in_batches(dataset: Dataset, workspace: Workspace) -> None:
+    tracker = Tracker(workspace)
+    run = tracker.start_run("r", dataset, {f"p{number}": number for number in range(250)}, {})
+    assert len(tracker.client.get_run(run.run_id).data.params) == 250
