@@ -5,6 +5,7 @@ train_model       data set -> checkpoints and an MLflow run
 evaluate_model    model, data set -> exact losses
 run_pipeline      the whole road, from corpus to registered model
 command_line      `brickroad`
-services          `brickroad up` and `brickroad doctor`
+prefect_server    a server for one run, where none is running
+services          `brickroad up`
 environment       the settings of Prefect and MLflow that hold before either is imported
 """

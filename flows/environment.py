@@ -9,7 +9,6 @@ import os
 import socket
 import urllib.error
 import urllib.request
-from pathlib import Path
 from urllib.parse import urlparse
 
 from flows.console import say
@@ -30,7 +29,7 @@ SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
-    # A temporary server takes 12 to 20 s to start on two busy cores; the default of 20 s is too near.
+    # For flows started without the command line: Prefect's own temporary server takes 12 to 20 s, its default is 20.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
     # One record at a time is too slow for a burst of short tasks: the last ones of a run got lost.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
@@ -46,22 +45,10 @@ SETTINGS = {
 }
 
 
-def with_prefect(workspace: Path | None, debug: bool) -> Workspace:
-    """Gets the environment ready for a flow, and says at once if a server has to be started for it."""
-    place = Workspace.at(workspace)
-    if debug:
-        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "DEBUG"
-    if prepare(place) is None:
-        say(
-            "[dim]No Prefect server is running: starting one for this run, some seconds (brickroad up keeps one).[/dim]"
-        )
-    return place
-
-
 def prepare(workspace: Workspace) -> str | None:
     """Sets the variables for this process and its children; returns the address of the Prefect server, if one runs.
 
-    None means that the first flow starts a temporary server by itself, with its database in the workspace.
+    None means that none does: `prefect_server.prefect_ready` then starts one, with its database in the workspace.
     """
     os.environ[WORKSPACE_VARIABLE] = str(workspace.root)
     for variable, value in (SETTINGS | {"MPLCONFIGDIR": str(workspace.root / "matplotlib")}).items():

@@ -4,34 +4,18 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flows.console import next_steps, say, table, waiting
+from flows.processes import Processes
 from storage.files import write_json
 from storage.workspace import Workspace
 
 POOL = "brickroad"
 DEPLOYMENT_FILE = Path(__file__).parent.parent / "prefect.yaml"
-_START_SECONDS = 120.0
-_STOP_SECONDS = 10.0
 _LOOPBACK = "127.0.0.1"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service:
-    """A process of ours, the leader of its own process group, and where it writes its log."""
-
-    name: str
-    process: "subprocess.Popen[bytes]"
-    log: Path
 
 
 def serve_until_stopped(workspace: Workspace, *, prefect_port: int, mlflow_port: int) -> dict[str, Any]:
@@ -44,7 +28,7 @@ def serve_until_stopped(workspace: Workspace, *, prefect_port: int, mlflow_port:
     api = f"http://{_LOOPBACK}:{prefect_port}/api"
     mlflow = f"http://{_LOOPBACK}:{mlflow_port}"
     environment = os.environ | {"PREFECT_API_URL": api, "PREFECT_UI_API_URL": api}
-    with _signals_as_exit(), _Services(workspace.root / "logs", environment) as services:
+    with _signals_as_exit(), Processes(workspace.root / "logs", environment) as services:
         with waiting("starting"):
             prefect_server = ["prefect", "server", "start", "--host", _LOOPBACK, "--port", str(prefect_port)]
             services.start("prefect-server", prefect_server)
@@ -79,79 +63,6 @@ def serve_until_stopped(workspace: Workspace, *, prefect_port: int, mlflow_port:
     return {"prefect_api_url": api, "mlflow_url": mlflow}
 
 
-class _Services:
-    """The processes that are running; leaving the context ends each of them with all its children."""
-
-    def __init__(self, logs: Path, environment: dict[str, str]) -> None:
-        self.logs = logs
-        self._environment = environment
-        self._running: list[Service] = []
-
-    def __enter__(self) -> "_Services":
-        self.logs.mkdir(parents=True, exist_ok=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for service in reversed(self._running):
-            _signal_group(service, signal.SIGTERM)
-        deadline = time.monotonic() + _STOP_SECONDS
-        for service in reversed(self._running):
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                service.process.wait(max(0.1, deadline - time.monotonic()))
-            _signal_group(service, signal.SIGKILL)  # also children that outlived their leader
-            service.process.wait()
-
-    def start(self, name: str, command: list[str]) -> None:
-        """Starts a program of this environment in a process group of its own."""
-        log = self.logs / f"{name}.log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                _program(command),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=True,
-            )
-        self._running.append(Service(name=name, process=process, log=log))
-
-    def run(self, command: list[str]) -> None:
-        """Runs a program of this environment to its end. Raises RuntimeError with its last line if it fails."""
-        done = subprocess.run(
-            _program(command),
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            cwd=DEPLOYMENT_FILE.parent,
-        )
-        (self.logs / "setup.log").open("a").write(done.stdout + done.stderr)
-        if done.returncode:
-            last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-            raise RuntimeError(f"`{' '.join(command)}` failed: {' '.join(last)} (see {self.logs}/setup.log)")
-
-    def wait_for(self, name: str, url: str) -> None:
-        """Returns when a service answers. Raises RuntimeError if it ends or takes too long."""
-        deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline:
-            self._refuse_ended()
-            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
-                return
-            time.sleep(0.2)
-        raise RuntimeError(
-            f"{name} did not answer at {url} within {_START_SECONDS:.0f} s (see {self.logs}/{name}.log)"
-        )
-
-    def watch(self) -> None:
-        """Returns never but by an error: RuntimeError if a service ends by itself."""
-        while True:
-            self._refuse_ended()
-            time.sleep(1)
-
-    def _refuse_ended(self) -> None:
-        for service in self._running:
-            if (code := service.process.poll()) is not None:
-                raise RuntimeError(f"{service.name} ended with code {code} (see {service.log})")
-
-
 class _Stopped(BaseException):
     """A signal asked us to stop."""
 
@@ -179,11 +90,6 @@ def _signals_as_exit() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _program(command: list[str]) -> list[str]:
-    """The command as a program of this Python's environment, whatever PATH says."""
-    return [str(Path(sys.executable).parent / command[0]), *command[1:]]
-
-
 def _own_tracking(workspace: Workspace) -> str | None:
     """The workspace's tracking database, made if it is not there; None if the user has a tracking server."""
     from tasks.tracking import Tracker
@@ -209,8 +115,3 @@ def _refuse_taken(name: str, port: int) -> None:
             raise OSError(
                 error.errno, f"port {port} for {name} is taken; choose another with {option}"
             ) from None
-
-
-def _signal_group(service: Service, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(service.process.pid, number)

@@ -236,24 +236,29 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", folder], check=True)
 
 
-def test_sigterm_without_a_server_of_its_own_leaves_no_process(
-    tiny_corpus: Path, workspace: Workspace
+@pytest.mark.parametrize(
+    ("number", "whole_group", "code"),
+    [(signal.SIGINT, True, 130), (signal.SIGTERM, False, 143), (signal.SIGKILL, False, -signal.SIGKILL)],
+    ids=["Ctrl-C at the terminal", "SIGTERM", "kill -9"],
+)
+def test_a_signal_leaves_no_process_and_no_traceback(
+    tiny_corpus: Path, workspace: Workspace, number: signal.Signals, whole_group: bool, code: int
 ) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_API")}
     process = subprocess.Popen(
         [BRICKROAD, "run", tiny_corpus, "--val-fraction=0.1", f"--workspace={workspace.root}"],
-        env=environment,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     while not list(workspace.datasets.glob("*/*/manifest.json")):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
-    assert children, "the temporary server"
-    process.terminate()
+    assert children, "the Prefect server of this run"
+    os.killpg(process.pid, number) if whole_group else process.send_signal(number)
     _, words = process.communicate(timeout=60)
-    assert process.returncode == 143, words
+    assert process.returncode == code, words
     assert "Traceback" not in words
-    _, alive = psutil.wait_procs(children, timeout=10)
+    _, alive = psutil.wait_procs(children, timeout=20)
     assert not alive

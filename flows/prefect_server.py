@@ -1,0 +1,58 @@
+"""A Prefect server for one run, where none is running: it survives Ctrl-C at the terminal, and ends with the run.
+
+Prefect starts such a server by itself, but in the terminal's process group: Ctrl-C ended it before the run that needed
+it to save and to report, which then waited for it for minutes; and a run that was killed left it behind.
+"""
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+from flows.console import say, waiting
+from flows.environment import prepare
+from flows.processes import Processes
+from storage.workspace import Workspace
+
+_LOOPBACK = "127.0.0.1"
+
+
+@contextlib.contextmanager
+def prefect_ready(workspace: Path | None, debug: bool) -> Iterator[Workspace]:
+    """Yields the workspace, with a Prefect server that answers: the one that runs, else one of our own for the body."""
+    place = Workspace.at(workspace)
+    if debug:
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "DEBUG"
+    if prepare(place):
+        yield place
+        return
+    say("[dim]No Prefect server is running: starting one for this run (brickroad up keeps one).[/dim]")
+    address = f"http://{_LOOPBACK}:{_free_port()}/api"
+    with Processes(place.root / "logs", os.environ | {"PREFECT_UI_ENABLED": "false"}) as processes:
+        processes.start("prefect-server-of-a-run", _server_command(address))
+        os.environ["PREFECT_API_URL"] = address  # before Prefect is imported: it reads its settings then
+        with waiting("starting"):
+            import tasks.training  # noqa: F401  # torch, Prefect and MLflow take seconds to import: meanwhile it starts
+
+            processes.wait_for("prefect-server-of-a-run", f"{address}/health")
+        yield place
+
+
+def _server_command(address: str) -> list[str]:
+    """The server as one process; `prefect server start` would be two, of which only the first ends with us."""
+    spec = find_spec("prefect")
+    assert spec is not None
+    assert spec.origin is not None
+    _, _, port = address.removesuffix("/api").rpartition(":")
+    return [
+        "python", "-m", "uvicorn", "--app-dir", str(Path(spec.origin).parent.parent), "--factory",
+        "prefect.server.api.server:create_app", "--host", _LOOPBACK, "--port", port, "--log-level", "error",
+    ]  # fmt: skip
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((_LOOPBACK, 0))
+        return int(probe.getsockname()[1])
