@@ -63,22 +63,22 @@ def run(
 ) -> Mapping[str, Any]:
     """Lay the whole road: corpus, data set, training, evaluation, registered model."""
     began = time.monotonic()
-    with prefect_ready(workspace, debug) as place:
-        from flows.run_pipeline import run_pipeline
-        from tasks.corpora import CorpusConfig
-        from tasks.training import TrainingRequest
+    place = prefect_ready(workspace, debug)
+    from flows.run_pipeline import run_pipeline
+    from tasks.corpora import CorpusConfig
+    from tasks.training import TrainingRequest
 
-        config = CorpusConfig(
-            corpus=corpus,
-            name=name,
-            val_fraction=val_fraction,
-            tolerate_bad_shards=tolerate_bad_shards,
-            limit_shards=limit_shards,
-            workers=workers,
-        )
-        result = run_pipeline(
-            config, TrainingRequest(preset=preset, settings=settings_by_key(settings)), workspace=place.root
-        )
+    config = CorpusConfig(
+        corpus=corpus,
+        name=name,
+        val_fraction=val_fraction,
+        tolerate_bad_shards=tolerate_bad_shards,
+        limit_shards=limit_shards,
+        workers=workers,
+    )
+    result = run_pipeline(
+        config, TrainingRequest(preset=preset, settings=settings_by_key(settings)), workspace=place.root
+    )
     dataset, model, version = result.built.dataset, result.model, result.version
     show_built(result.built)
     show_evaluation(model.evaluation)
@@ -133,14 +133,14 @@ def train(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Train a model on a data set, evaluating as it goes. Ctrl-C saves; --resume goes on."""
-    with prefect_ready(workspace, debug) as place:
-        from flows.train_model import train_model
-        from tasks.training import TrainingRequest
+    place = prefect_ready(workspace, debug)
+    from flows.train_model import train_model
+    from tasks.training import TrainingRequest
 
-        request = TrainingRequest(
-            dataset=dataset, preset=preset, settings=settings_by_key(settings), resume=resume
-        )
-        result = train_model(request, workspace=place.root)
+    request = TrainingRequest(
+        dataset=dataset, preset=preset, settings=settings_by_key(settings), resume=resume
+    )
+    result = train_model(request, workspace=place.root)
     trained, evaluation = result.trained, result.evaluation
     show_evaluation(evaluation)
     table(
@@ -178,10 +178,10 @@ def evaluate(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Measure a model exactly: its loss on every token of the val split."""
-    with prefect_ready(workspace, debug) as place:
-        from flows.evaluate_model import evaluate_model
+    place = prefect_ready(workspace, debug)
+    from flows.evaluate_model import evaluate_model
 
-        evaluation = evaluate_model(model, dataset, workspace=place.root)
+    evaluation = evaluate_model(model, dataset, workspace=place.root)
     show_evaluation(evaluation)
     return {
         "val_loss": evaluation.val_loss,

@@ -81,22 +81,22 @@ def dataset_build(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Turn a corpus into token files. What is there already is not done again."""
-    with prefect_ready(workspace, debug) as place:
-        from flows.build_dataset import build_dataset
-        from tasks.corpora import CorpusConfig
+    place = prefect_ready(workspace, debug)
+    from flows.build_dataset import build_dataset
+    from tasks.corpora import CorpusConfig
 
-        config = CorpusConfig(
-            corpus=corpus,
-            name=name,
-            tokenizer=tokenizer,
-            val_fraction=val_fraction,
-            character_coverage=character_coverage,
-            invalid_utf8=invalid_utf8,  # type: ignore[arg-type]  # checked by the config itself
-            tolerate_bad_shards=tolerate_bad_shards,
-            limit_shards=limit_shards,
-            workers=workers,
-        )
-        built = build_dataset(config, workspace=place.root)
+    config = CorpusConfig(
+        corpus=corpus,
+        name=name,
+        tokenizer=tokenizer,
+        val_fraction=val_fraction,
+        character_coverage=character_coverage,
+        invalid_utf8=invalid_utf8,  # type: ignore[arg-type]  # checked by the config itself
+        tolerate_bad_shards=tolerate_bad_shards,
+        limit_shards=limit_shards,
+        workers=workers,
+    )
+    built = build_dataset(config, workspace=place.root)
     show_built(built)
     next_steps(
         f"train {built.dataset.reference}{at(workspace)}",
@@ -206,10 +206,10 @@ def dataset_verify(
     dataset = find_dataset(place.datasets, reference)
     checked, mismatches = verify(dataset)
     if rebuild and not mismatches:
-        with prefect_ready(workspace, debug):
-            from flows.rebuild_dataset import rebuild_dataset
+        prefect_ready(workspace, debug)
+        from flows.rebuild_dataset import rebuild_dataset
 
-            mismatches = rebuild_dataset(reference, workspace=place.root)
+        mismatches = rebuild_dataset(reference, workspace=place.root)
     if mismatches:
         for line in mismatches:
             words.print(f"[red]✗[/red] {line}", soft_wrap=True)

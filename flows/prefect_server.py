@@ -4,10 +4,9 @@ Prefect starts such a server by itself, but in the terminal's process group: Ctr
 it to save and to report, which then waited for it for minutes; and a run that was killed left it behind.
 """
 
-import contextlib
+import atexit
 import os
 import socket
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,25 +18,25 @@ from storage.workspace import Workspace
 _LOOPBACK = "127.0.0.1"
 
 
-@contextlib.contextmanager
-def prefect_ready(workspace: Path | None, debug: bool) -> Iterator[Workspace]:
-    """Yields the workspace, with a Prefect server that answers: the one that runs, else one of our own for the body."""
+def prefect_ready(workspace: Path | None, debug: bool) -> Workspace:
+    """The workspace, when a Prefect server answers: the one that runs, else one of our own until this process ends."""
     place = Workspace.at(workspace)
     if debug:
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "DEBUG"
     if prepare(place):
-        yield place
-        return
+        return place
     say("[dim]No Prefect server is running: starting one for this run (brickroad up keeps one).[/dim]")
     address = f"http://{_LOOPBACK}:{_free_port()}/api"
-    with Processes(place.root / "logs", os.environ | {"PREFECT_UI_ENABLED": "false"}) as processes:
-        processes.start("prefect-server-of-a-run", _server_command(address))
-        os.environ["PREFECT_API_URL"] = address  # before Prefect is imported: it reads its settings then
-        with waiting("starting"):
-            import tasks.training  # noqa: F401  # torch, Prefect and MLflow take seconds to import: meanwhile it starts
+    processes = Processes(place.root / "logs", os.environ | {"PREFECT_UI_ENABLED": "false"})
+    # Registered before Prefect is imported, so called after Prefect's own: it sends its last records when we exit.
+    atexit.register(processes.stop)
+    processes.start("prefect-server-of-a-run", _server_command(address))
+    os.environ["PREFECT_API_URL"] = address  # before Prefect is imported: it reads its settings then
+    with waiting("starting"):
+        import tasks.training  # noqa: F401  # torch, Prefect and MLflow take seconds to import: meanwhile it starts
 
-            processes.wait_for("prefect-server-of-a-run", f"{address}/health")
-        yield place
+        processes.wait_for("prefect-server-of-a-run", f"{address}/health")
+    return place
 
 
 def _server_command(address: str) -> list[str]:

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
@@ -32,12 +33,16 @@ class Processes:
         self.logs = logs
         self._environment = environment
         self._running: list[Service] = []
-
-    def __enter__(self) -> "Processes":
         self.logs.mkdir(parents=True, exist_ok=True)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends every process with all its children: SIGTERM, some seconds, SIGKILL."""
         for service in reversed(self._running):
             _signal_group(service, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
@@ -46,6 +51,7 @@ class Processes:
                 service.process.wait(max(0.1, deadline - time.monotonic()))
             _signal_group(service, signal.SIGKILL)  # also children that outlived their leader
             service.process.wait()
+        self._running = []
 
     def start(self, name: str, command: list[str]) -> None:
         """Starts a program of this environment in a session of its own: Ctrl-C at the terminal does not reach it."""

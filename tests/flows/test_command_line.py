@@ -244,14 +244,15 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_signal_leaves_no_process_and_no_traceback(
     tiny_corpus: Path, workspace: Workspace, number: signal.Signals, whole_group: bool, code: int
 ) -> None:
+    endless = ["--preset=bigram", "--set=training.steps=9000000", "--set=training.batch_size=4"]
     process = subprocess.Popen(
-        [BRICKROAD, "run", tiny_corpus, "--val-fraction=0.1", f"--workspace={workspace.root}"],
+        [BRICKROAD, "run", tiny_corpus, "--val-fraction=0.1", *endless, f"--workspace={workspace.root}"],
         env={name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    while not list(workspace.datasets.glob("*/*/manifest.json")):
+    while not list(workspace.checkpoints.glob("*/step-*/checkpoint.json")):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
