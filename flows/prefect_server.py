@@ -16,6 +16,7 @@ from flows.processes import Processes
 from storage.workspace import Workspace
 
 _LOOPBACK = "127.0.0.1"
+_LATER_UI = f"http://{_LOOPBACK}:4200"  # where `brickroad up` shows this run
 
 
 def prefect_ready(workspace: Path | None, debug: bool) -> Workspace:
@@ -32,6 +33,9 @@ def prefect_ready(workspace: Path | None, debug: bool) -> Workspace:
     atexit.register(processes.stop)
     processes.start("prefect-server-of-a-run", _server_command(address))
     os.environ["PREFECT_API_URL"] = address  # before Prefect is imported: it reads its settings then
+    os.environ.setdefault(
+        "PREFECT_UI_URL", _LATER_UI
+    )  # for links in MLflow: ours has no pages, and will be gone
     with waiting("starting"):
         import tasks.training  # noqa: F401  # torch, Prefect and MLflow take seconds to import: meanwhile it starts
 
