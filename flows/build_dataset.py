@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,7 +45,8 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
     config, place = config or CorpusConfig(), Workspace.at(workspace)
     began = time.monotonic()
     with place.lock("build"):  # one builder at a time: a second one waits, and then finds the work done
-        remove_partials(place.root)
+        for folder in (place.documents, place.tokens, place.datasets):  # checkpoints may be being written now
+            remove_partials(folder)
         results = _ingest(config, place)
         ingested = refuse_bad_shards(results, config.tolerate_bad_shards)
         dataset = find_by_fingerprint(
@@ -69,7 +69,13 @@ def _ingest(config: CorpusConfig, place: Workspace) -> list[Any]:
     shards = locate_shards_task(config, place)
     with Watch("ingest", total=len(shards), unit="shards", artifact_key="ingest") as watch:
         return _in_groups(
-            ingest_task, shards, config, watch, folder=place.documents, invalid_utf8=config.invalid_utf8
+            ingest_task,
+            "shards",
+            shards,
+            config,
+            watch,
+            folder=place.documents,
+            invalid_utf8=config.invalid_utf8,
         )
 
 
@@ -86,25 +92,28 @@ def _encode(config: CorpusConfig, place: Workspace, results: list[Any], ingested
     folder = token_folder(place, tokenizer, config.chosen_val_fraction)
     with Watch("encode", total=len(parts), unit="shards", artifact_key="encode") as watch:
         encoded = _in_groups(
-            encode_task, parts, config, watch,
+            encode_task, "parts", parts, config, watch,
             tokenizer=tokenizer, folder=folder, val_fraction=config.chosen_val_fraction,
         )  # fmt: skip
     return publish_task(config, place, results, tokenizer, encoded)
 
 
 def _in_groups(
-    task: Task[..., list[R]], items: Sequence[Any], config: CorpusConfig, watch: Watch, **parameters: Any
+    task: Task[..., list[R]],
+    parameter: str,
+    items: Sequence[Any],
+    config: CorpusConfig,
+    watch: Watch,
+    **settings: Any,
 ) -> list[R]:
-    """Runs a task on neighbouring items in groups, side by side; the results are in the order of the items."""
+    """Runs a task on neighbouring items in groups, side by side, each group as the task's `parameter`.
+
+    The results are in the order of the items.
+    """
     workers = chosen_workers(config.workers)
     with ThreadPoolTaskRunner(max_workers=workers) as runner:
         groups = groups_of(items, workers)
-        futures = [runner.submit(task, parameters=_first(task, group) | parameters) for group in groups]
+        futures = [runner.submit(task, parameters={parameter: group} | settings) for group in groups]
         for future in as_completed(futures):
             watch.advance(len(future.result()))
     return [result for future in futures for result in future.result()]
-
-
-def _first(task: Task[..., Any], value: Any) -> dict[str, Any]:
-    """The value under the name of the task's first parameter."""
-    return {next(iter(signature(task.fn).parameters)): value}

@@ -32,21 +32,43 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class Checksums:
+    """sha256 of a stream of bytes, whole and by block of 64 MiB, in one pass over it."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._whole, self._block, self._blocks = hashlib.sha256(), hashlib.sha256(), list[str]()
+
+    def update(self, chunk: bytes) -> None:
+        """The next bytes, however many."""
+        self._whole.update(chunk)
+        while chunk:
+            room = CHECKSUM_BLOCK_BYTES - self.bytes % CHECKSUM_BLOCK_BYTES
+            piece, chunk = chunk[:room], chunk[room:]
+            self._block.update(piece)
+            self.bytes += len(piece)
+            if len(piece) == room:
+                self._blocks.append(self._block.hexdigest())
+                self._block = hashlib.sha256()
+
+    def whole(self) -> str:
+        """sha256, in hex, of all bytes so far."""
+        return self._whole.hexdigest()
+
+    def blocks(self) -> list[str]:
+        """sha256, in hex, of each block so far; the last one may be shorter."""
+        return (
+            [*self._blocks, self._block.hexdigest()] if self.bytes % CHECKSUM_BLOCK_BYTES else [*self._blocks]
+        )
+
+
 def checksums(path: Path) -> tuple[str, list[str]]:
-    """sha256 of the whole file, and of each block of 64 MiB, in one pass over it."""
-    whole, blocks = hashlib.sha256(), []
+    """sha256 of a whole file, and of each block of 64 MiB."""
+    sums = Checksums()
     with named_errors(path), path.open("rb") as file:
-        while first := file.read(_READ_BYTES):
-            block, filled = hashlib.sha256(first), len(first)
-            whole.update(first)
-            while filled < CHECKSUM_BLOCK_BYTES and (
-                more := file.read(min(_READ_BYTES, CHECKSUM_BLOCK_BYTES - filled))
-            ):
-                block.update(more)
-                whole.update(more)
-                filled += len(more)
-            blocks.append(block.hexdigest())
-    return whole.hexdigest(), blocks
+        while chunk := file.read(_READ_BYTES):
+            sums.update(chunk)
+    return sums.whole(), sums.blocks()
 
 
 @contextlib.contextmanager

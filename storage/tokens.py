@@ -5,7 +5,6 @@ split is decided by a hash of its content, so that no other document and no orde
 """
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ import numpy.typing as npt
 
 from storage.documents import DocumentRow, Split, StoredDocument, write_document_rows
 from storage.errors import DatasetError
-from storage.files import CHECKSUM_BLOCK_BYTES, publish_folder, staged_folder, write_json
+from storage.files import Checksums, publish_folder, staged_folder, write_json
 
 TokenArray = npt.NDArray[np.unsignedinteger]
 TokenDtype = Literal["uint16", "uint32"]
@@ -137,19 +136,11 @@ def read_token_part(path: Path) -> TokenPart | None:
 
 def join_files(target: BinaryIO, sources: Iterable[Path]) -> tuple[int, str, list[str]]:
     """Appends files one after another in streaming chunks; returns bytes, sha256, and sha256 by block of 64 MiB."""
-    whole, block, blocks, size = hashlib.sha256(), hashlib.sha256(), [], 0
+    sums = Checksums()
     for chunk in _chunks(sources):
         target.write(chunk)
-        whole.update(chunk)
-        room = CHECKSUM_BLOCK_BYTES - size % CHECKSUM_BLOCK_BYTES
-        block.update(chunk[:room])
-        size += len(chunk)
-        if len(chunk) >= room:
-            blocks.append(block.hexdigest())
-            block = hashlib.sha256(chunk[room:])
-    if size % CHECKSUM_BLOCK_BYTES:
-        blocks.append(block.hexdigest())
-    return size, whole.hexdigest(), blocks
+        sums.update(chunk)
+    return sums.bytes, sums.whole(), sums.blocks()
 
 
 def _chunks(sources: Iterable[Path]) -> Iterator[bytes]:

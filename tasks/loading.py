@@ -1,6 +1,6 @@
 """A trained model in memory: from a checkpoint folder alone, without orchestrator or tracker."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +62,11 @@ def load_model(path: Path) -> LoadedModel:
         network=network.to(choose_device("auto")),
         tokenizer=tokenizer_from_json(checkpoint.tokenizer_json()),
     )
+
+
+def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
+    """The checkpoint with the lowest val loss; of equals the earliest."""
+    return min(checkpoints, key=lambda checkpoint: checkpoint.facts["val_loss"])
 
 
 def _text(ids: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:

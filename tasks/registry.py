@@ -8,6 +8,7 @@ from storage.errors import CheckpointError
 from storage.workspace import Workspace
 from tasks.engine import road_task
 from tasks.evaluation import Evaluation
+from tasks.loading import best_of
 from tasks.tracking import Tracker, VersionFacts
 
 MODEL_NAME = "brickroad-gpt"
@@ -40,7 +41,7 @@ def find_model(reference: str, workspace: Workspace) -> FoundModel:
         if (folder / "checkpoint.json").is_file():
             return _found(folder)
         if folder.is_dir() and (checkpoints := list_checkpoints(folder)):
-            return _found(min(checkpoints, key=lambda checkpoint: checkpoint.facts["val_loss"]).path)
+            return _found(best_of(checkpoints).path)
     is_version = "@" in reference or "/" in reference
     has_registry = workspace.mlflow.is_dir() or Tracker.is_elsewhere()
     if is_version and has_registry and (found := Tracker(workspace).version_folder(reference)):

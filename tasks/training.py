@@ -22,11 +22,12 @@ from storage.checkpoints import (
     save_checkpoint,
 )
 from storage.datasets import find_dataset
+from storage.files import remove_partials
 from storage.workspace import Workspace
 from tasks.corpora import DEFAULT_CORPUS
 from tasks.engine import road_task, run_links
 from tasks.interruption import InterruptedByUser, StopRequests
-from tasks.loading import LoadedModel
+from tasks.loading import LoadedModel, best_of
 from tasks.tracking import RunLog, Tracker
 from tasks.watch import Watch, pulse
 
@@ -120,6 +121,7 @@ class Session:
             self.training.load(TrainingState(step=resumed.step, tensors=load_tensors(resumed)))
         self.run = self._run(request)
         self.folder = workspace.checkpoints / self.run.run_id
+        remove_partials(self.folder)  # of a save that was killed, if the run is resumed
         self.train_loss: float = resumed.facts["train_loss"] if resumed else math.nan
 
     def _recipe(self, request: TrainingRequest, resumed: Checkpoint | None) -> Recipe:
@@ -173,8 +175,8 @@ class Session:
                 remove_checkpoint(old)
 
     def best_checkpoint(self) -> Checkpoint:
-        """The kept checkpoint with the lowest val loss; of equals the earliest."""
-        return min(list_checkpoints(self.folder), key=lambda checkpoint: checkpoint.facts["val_loss"])
+        """The best of the checkpoints that are kept."""
+        return best_of(list_checkpoints(self.folder))
 
     def sample(self, checkpoint: Checkpoint) -> str:
         """A new document, as the network would write it now."""

@@ -85,6 +85,20 @@ def test_a_cut_shard_fails_the_flow_by_name_and_a_mended_one_heals_it(
     assert (built.built_parts, built.reused_parts) == (1, 11), "only the mended shard is read"
 
 
+def test_a_build_sweeps_its_own_leftovers_and_no_checkpoint_that_is_being_written(
+    tiny_corpus: Path, workspace: Workspace
+) -> None:
+    from flows.build_dataset import build_dataset
+
+    being_written = workspace.checkpoints / "run" / ".stage.1234.partial"
+    left_behind = workspace.documents / ".part.parquet.1234.partial"
+    for path in (being_written, left_behind):
+        path.mkdir(parents=True)
+    build_dataset(CorpusConfig(corpus=str(tiny_corpus), val_fraction=0.1), workspace=workspace.root)
+    assert being_written.is_dir()
+    assert not left_behind.exists()
+
+
 def test_a_data_set_is_rebuilt_to_the_same_bytes(tiny_corpus: Path, workspace: Workspace) -> None:
     from flows.build_dataset import build_dataset
     from flows.rebuild_dataset import rebuild_dataset

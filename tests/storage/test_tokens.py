@@ -208,8 +208,7 @@ def test_a_token_file_of_another_size_is_refused_by_name(tmp_path: Path) -> None
 def test_joined_files_have_the_checksums_of_the_result(
     sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (tokens, files):
-        monkeypatch.setattr(module, "CHECKSUM_BLOCK_BYTES", 64)
+    monkeypatch.setattr(files, "CHECKSUM_BLOCK_BYTES", 64)
     monkeypatch.setattr(tokens, "_COPY_BYTES", 48)
     monkeypatch.setattr(files, "_READ_BYTES", 24)
     rng, sources = random.Random(1), []
@@ -221,6 +220,9 @@ def test_joined_files_have_the_checksums_of_the_result(
     assert (tmp_path / "all").read_bytes() == b"".join(source.read_bytes() for source in sources)
     assert size == sum(sizes)
     assert (whole, blocks) == checksums(tmp_path / "all")
+    content = (tmp_path / "all").read_bytes()
+    assert whole == hashlib.sha256(content).hexdigest()
+    assert blocks == [hashlib.sha256(content[at : at + 64]).hexdigest() for at in range(0, size, 64)]
 
 
 def test_facts_add_up() -> None:
