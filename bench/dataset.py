@@ -1,26 +1,37 @@
-"""`python -m bench.dataset [SHARDS]`: a build's stages against the floor, `xz -dc` on all cores to nowhere; JSON to stdout.
+"""What a data set costs, against the floor that xz sets: `python -m bench.dataset SHARDS [--repeats 3]`.
 
-Each repeat takes the floor and then our stages, so that a machine that drifts drifts for all; medians are reported.
+One JSON object on stdout: for each repeat, in this order, `xz -dc` of all shards on all cores to nowhere, a cold build with
+characters, a cold build with GPT-2's tokenizer, the same corpus with the other tokenizer from the stored text, and once
+more with nothing to do. Medians, and ratios within the same repeat, since machines change from minute to minute.
+
+Engine time: plain functions, the workers' start included, no orchestrator. `--rates` also measures tokens a second on one
+core against tiktoken and tokenizers, on the same documents.
 """
 
 import argparse
 import json
+import os
+import platform
+import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from storage.shards import Shard, find_shards
+from storage.shards import Reading, Shard, find_shards, read_batches
 from storage.workspace import Workspace
 from tasks.corpora import CorpusConfig
-from tasks.dataset import encode, groups_of, ingest, learn_tokenizer, publish, refuse_bad_shards, token_folder
-from tasks.stdlib_docs import pack_stdlib_docs
-from tasks.workers import chosen_workers
+from tasks.dataset import build
+from tasks.memory import MemoryWatch
+from tasks.tokenizers import FastEncoder, LibraryTokenizer, TokenizerFile, gpt2_json
+from tasks.workers import Workers, chosen_workers
+
+_RATE_BYTES = 4_000_000  # of text that the slower encoders are measured on
 
 
 def main() -> None:
@@ -28,61 +39,126 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "shards", nargs="?", help="folder of .xz shards; by default Python's own documentation"
-    )
+    parser.add_argument("shards", help="a folder of .xz shards, such as owt-medium")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rates", action="store_true", help="also compare encoders on one core")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where to build; by default a temporary folder"
+    )
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        corpus = arguments.shards or str(pack_stdlib_docs(Path(temporary)))
-        shards = find_shards(corpus)
-        runs = [measure(corpus, shards, Path(temporary) / str(repeat)) for repeat in range(arguments.repeats)]
-    medians = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-    floor = medians["xz_seconds"]
-    stages = [key.removesuffix("_seconds") for key in medians if key != "xz_seconds"]
-    ratios = {f"{stage}_over_xz": round(medians[f"{stage}_seconds"] / floor, 2) for stage in stages}
-    facts = {"shards": len(shards), "workers": chosen_workers(None), "repeats": arguments.repeats}
-    print(json.dumps(facts | {key: round(value, 3) for key, value in medians.items()} | ratios, indent=1))
-
-
-def measure(corpus: str, shards: list[Shard], folder: Path) -> dict[str, float]:
-    """Seconds of the floor, and of each stage of one cold build in `folder`."""
-    config, place, workers = CorpusConfig(corpus=corpus), Workspace.at(folder), chosen_workers(None)
-    seconds = {"xz_seconds": timed(lambda: side_by_side(decompress, shards, workers))[1]}
-    read = partial(ingest, folder=place.documents, invalid_utf8="refuse")
-    groups = groups_of(shards, workers)
-    results, seconds["ingest_seconds"] = timed(lambda: joined(side_by_side(read, groups, workers)))
-    parts = [item.part for item in refuse_bad_shards(results, 0)]
-    fraction = config.chosen_val_fraction
-    tokenizer, seconds["learn_seconds"] = timed(
-        lambda: learn_tokenizer(parts, place.tokens, val_fraction=fraction, coverage=0.9999, workers=workers)
+    shards = find_shards(arguments.shards)
+    runs: list[dict[str, float]] = []
+    facts: dict[str, Any] = {}
+    for repeat in range(arguments.repeats):
+        with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+            print(f"repeat {repeat + 1} of {arguments.repeats}", file=sys.stderr)
+            run, facts = measure(arguments.shards, shards, Path(folder))
+            runs.append(run)
+    result = machine() | facts | {"repeats": arguments.repeats, "shards": len(shards)}
+    result |= {key: round(statistics.median(run[key] for run in runs), 3) for key in runs[0]}
+    result |= {
+        f"{key.removesuffix('_seconds')}_over_xz": round(
+            statistics.median(run[key] / run["xz_seconds"] for run in runs), 2
+        )
+        for key in runs[0]
+        if key.endswith("_seconds") and key != "xz_seconds"
+    }
+    result["rebuild_char_speedup"] = round(
+        statistics.median(run["gpt2_seconds"] / run["gpt2_to_char_seconds"] for run in runs), 2
     )
-    write = partial(
-        encode, tokenizer=tokenizer, folder=token_folder(place, tokenizer, fraction), val_fraction=fraction
+    result["rebuild_gpt2_speedup"] = round(
+        statistics.median(run["char_seconds"] / run["char_to_gpt2_seconds"] for run in runs), 2
     )
-    encoded, seconds["encode_seconds"] = timed(
-        lambda: joined(side_by_side(write, groups_of(parts, workers), workers))
-    )
-    _, seconds["publish_seconds"] = timed(lambda: publish(config, place, results, tokenizer, encoded))
-    seconds["build_seconds"] = sum(value for key, value in seconds.items() if key != "xz_seconds")
-    seconds["again_seconds"] = timed(lambda: side_by_side(read, groups, workers))[1]
-    return seconds
+    if arguments.rates:
+        result |= rates(shards)
+    print(json.dumps(result, indent=1))
 
 
-def decompress(shard: Shard) -> None:
-    """One shard through the xz program, to nowhere."""
-    subprocess.run(["xz", "-dc", shard.path], stdout=subprocess.DEVNULL, check=True)
+def measure(corpus: str, shards: list[Shard], folder: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """Seconds and peak memory of each kind of build, and facts that are the same every time."""
+    count = chosen_workers(None)
+    run: dict[str, float] = {}
+    _, run["xz_seconds"] = timed(lambda: decompress(shards, count))
+    facts: dict[str, Any] = {"workers": count}
+    for first, second in (("char", "gpt2"), ("gpt2", "char")):
+        place = Workspace.at(folder / first)
+        for key, tokenizer in ((first, first), (f"{first}_to_{second}", second), (f"{first}_again", first)):
+            config = CorpusConfig(corpus=corpus, name="bench", tokenizer=tokenizer)
+            (dataset, peak), run[f"{key}_seconds"] = timed(
+                lambda config=config, place=place: built(config, place, count)
+            )
+            run[f"{key}_peak_bytes"] = peak
+            facts[f"{tokenizer}_tokens"] = dataset.manifest.train.tokens + dataset.manifest.val.tokens
+            facts[f"{tokenizer}_digest"] = dataset.manifest.digest
+        facts["text_bytes"] = dataset.manifest.train.text_bytes + dataset.manifest.val.text_bytes
+        shutil.rmtree(place.root)
+    return run, facts
 
 
-def side_by_side(function: Callable[[Any], Any], items: Any, workers: int) -> list[Any]:
-    """The results of a function on each item, in order, `workers` at a time."""
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(function, items))
+def built(config: CorpusConfig, place: Workspace, count: int) -> tuple[Any, int]:
+    """A data set, and the peak memory of all processes."""
+    with Workers(count) as workers, MemoryWatch(workers.process_ids) as memory:
+        dataset = build(config, place, workers)
+    return dataset, memory.peak_bytes
 
 
-def joined(groups: list[list[Any]]) -> list[Any]:
-    """The items of all groups, in order."""
-    return [item for group in groups for item in group]
+def rates(shards: list[Shard]) -> dict[str, float]:
+    """MB of text a second on one core, of encoders with the same tokenizer, on the same documents."""
+    import tiktoken
+
+    texts: list[bytes] = []
+    for shard in shards:
+        for batch in read_batches(shard, Reading()):
+            view, start = batch.texts.utf8, 0
+            for size in batch.texts.sizes.tolist():
+                texts.append(view[start : start + size])
+                start += size
+        if sum(map(len, texts)) > _RATE_BYTES * 5:
+            break
+    few, size = list[bytes](), 0
+    for text in texts:
+        if size < _RATE_BYTES:
+            few.append(text)
+            size += len(text)
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = TokenizerFile.write(gpt2_json(), Path(folder))
+        reference, fast = LibraryTokenizer(tokenizer.text()), FastEncoder(tokenizer, 4 << 30)
+    bpe = tiktoken.Encoding("gpt2", pat_str=_GPT2_WORDS, mergeable_ranks=mergeable_ranks(), special_tokens={})
+    seconds = {
+        "gigatoken_cold": timed(lambda: fast.encode_documents(texts))[1] / sum(map(len, texts)),
+        "gigatoken_warm": timed(lambda: fast.encode_documents(texts))[1] / sum(map(len, texts)),
+        "tokenizers": timed(lambda: reference.encode_documents(few))[1] / size,
+        "tiktoken": timed(lambda: [bpe.encode_ordinary(text.decode()) for text in few])[1] / size,
+    }
+    return {f"{name}_mb_per_second": round(1e-6 / each, 1) for name, each in seconds.items()}
+
+
+_GPT2_WORDS = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
+
+
+def mergeable_ranks() -> dict[bytes, int]:
+    """GPT-2's tokens as tiktoken wants them."""
+    from model.bpe import END_OF_TEXT, byte_characters
+
+    byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+    vocabulary = json.loads(gpt2_json())["model"]["vocab"]
+    return {
+        bytes(byte_of[character] for character in token): number
+        for token, number in vocabulary.items()
+        if token != END_OF_TEXT
+    }
+
+
+def decompress(shards: list[Shard], count: int) -> None:
+    """All shards through the xz program, so many processes side by side, to nowhere."""
+    processes = [
+        subprocess.Popen(
+            ["xz", "-dc", *(shard.location for shard in shards[number::count])], stdout=subprocess.DEVNULL
+        )
+        for number in range(count)
+    ]
+    if any(process.wait() for process in processes):
+        raise SystemExit("xz cannot decompress these shards")
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
@@ -90,6 +166,17 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
     began = time.perf_counter()
     result = function()
     return result, time.perf_counter() - began
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured with."""
+    xz = subprocess.run(["xz", "--version"], capture_output=True, text=True, check=True).stdout.split("\n")[0]
+    return {
+        "cpu_count": os.cpu_count(),
+        "python": platform.python_version(),
+        "xz": xz,
+        **{name: version(name) for name in ("lzma-mt", "pyarrow", "gigatoken", "tokenizers")},
+    }
 
 
 if __name__ == "__main__":

@@ -1,35 +1,37 @@
 """The flow that turns a corpus into a data set: the same inputs give the same bytes, and what is done is not done again."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from prefect import Task, flow
-from prefect.futures import as_completed
+from prefect import Task, flow, get_run_logger
+from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from storage.datasets import find_by_fingerprint
+from storage.datasets import Dataset, find_by_fingerprint
 from storage.files import remove_partials
 from storage.workspace import Workspace
 from tasks.artifacts import show_dataset
 from tasks.corpora import CorpusConfig
 from tasks.dataset import (
     BuiltDataset,
-    IngestedShard,
+    Stages,
     encode_task,
+    encoding,
     groups_of,
     ingest_task,
     inputs_fingerprint,
+    join_task,
     learn_tokenizer_task,
     locate_shards_task,
-    peak_rss_bytes,
-    publish_task,
-    refuse_bad_shards,
-    token_folder,
+    report_task,
 )
+from tasks.ingest import IngestedShard, recall, refuse_bad_shards, remember
+from tasks.memory import MemoryWatch
+from tasks.tokenizers import EncoderDiffers
 from tasks.watch import Watch
-from tasks.workers import chosen_workers
+from tasks.workers import Workers, chosen_workers
 
 R = TypeVar("R")
 
@@ -44,76 +46,113 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
     """
     config, place = config or CorpusConfig(), Workspace.at(workspace)
     began = time.monotonic()
-    with place.lock("build"):  # one builder at a time: a second one waits, and then finds the work done
+    with (
+        place.lock("build"),
+        _workers(config) as workers,
+        MemoryWatch(workers.process_ids) as memory,
+    ):
         for folder in (place.documents, place.tokens, place.datasets):  # checkpoints may be being written now
             remove_partials(folder)
-        results = _ingest(config, place)
-        ingested = refuse_bad_shards(results, config.tolerate_bad_shards)
-        dataset = find_by_fingerprint(
-            place.datasets, config.chosen_name, inputs_fingerprint(config, ingested)
-        ) or _encode(config, place, results, ingested)
+        clock = Stages()
+        results = _ingest(config, place, workers)
+        ingested = refuse_bad_shards(results, config.tolerate_bad_shards, config.limit_shards)
+        clock.ended("ingest")
+        inputs = inputs_fingerprint(config, ingested)
+        dataset = find_by_fingerprint(place.datasets, config.chosen_name, inputs)
+        if not dataset:
+            try:
+                dataset = _encode(config, place, results, ingested, workers, memory, clock)
+            except EncoderDiffers as error:
+                get_run_logger().warning("%s; the reference encodes, more slowly", error)
+                with _workers(config) as others:
+                    dataset = _encode(
+                        config, place, results, ingested, others, memory, clock, use_reference=True
+                    )
     reused = sum(item.reused for item in ingested)
     built = BuiltDataset(
         dataset=dataset,
         reused_parts=reused,
         built_parts=len(ingested) - reused,
         seconds=time.monotonic() - began,
-        peak_rss_bytes=peak_rss_bytes(),
+        peak_rss_bytes=memory.peak_bytes,
     )
     show_dataset(built)
     return built
 
 
-def _ingest(config: CorpusConfig, place: Workspace) -> list[Any]:
+def _workers(config: CorpusConfig) -> Workers:
+    count = chosen_workers(config.workers, config.memory_budget_bytes)
+    return Workers(count, memory_budget_bytes=config.memory_budget_bytes)
+
+
+def _ingest(config: CorpusConfig, place: Workspace, workers: Workers) -> list[Any]:
     """Every shard's text, stored; or why it cannot be trusted."""
-    shards = locate_shards_task(config, place)
-    with Watch("ingest", total=len(shards), unit="shards", artifact_key="ingest") as watch:
-        return _in_groups(
-            ingest_task,
-            "shards",
-            shards,
-            config,
-            watch,
-            folder=place.documents,
-            invalid_utf8=config.invalid_utf8,
-        )
+    recalled = recall(locate_shards_task(config, place), place.documents, config.reading)
+    settings = {
+        "folder": place.documents,
+        "reading": config.reading,
+        "val_fraction": config.chosen_val_fraction,
+        "workers": workers,
+        "limit_shards": config.limit_shards,
+    }
+    with (
+        Watch("ingest", total=len(recalled.unknown), unit="files", artifact_key="ingest") as watch,
+        ThreadPoolTaskRunner(max_workers=workers.count) as runner,
+    ):
+        results = list(_in_groups(runner, ingest_task, "shards", recalled.unknown, watch, settings))
+    if config.limit_shards is None:  # else a file may hold more than was read
+        remember(recalled, results, place.documents, config.reading)
+    return [*recalled.known, *results]
 
 
-def _encode(config: CorpusConfig, place: Workspace, results: list[Any], ingested: list[IngestedShard]) -> Any:
-    """Stored text to a finished data set: learn the characters, encode part by part, join in corpus order."""
+def _encode(
+    config: CorpusConfig,
+    place: Workspace,
+    results: list[Any],
+    ingested: list[IngestedShard],
+    workers: Workers,
+    memory: MemoryWatch,
+    clock: Stages,
+    *,
+    use_reference: bool = False,
+) -> Dataset:
+    """Stored text to a finished data set: learn the tokenizer, encode part by part, join in corpus order."""
     parts = [item.part for item in ingested]
-    tokenizer = learn_tokenizer_task(
-        parts,
-        place.tokens,
-        val_fraction=config.chosen_val_fraction,
-        coverage=config.character_coverage,
-        workers=chosen_workers(config.workers),
-    )
-    folder = token_folder(place, tokenizer, config.chosen_val_fraction)
-    with Watch("encode", total=len(parts), unit="shards", artifact_key="encode") as watch:
-        encoded = _in_groups(
-            encode_task, "parts", parts, config, watch,
-            tokenizer=tokenizer, folder=folder, val_fraction=config.chosen_val_fraction,
-        )  # fmt: skip
-    return publish_task(config, place, results, tokenizer, encoded)
+    tokenizer = learn_tokenizer_task(config, parts, place.tokens, workers, use_reference=use_reference)
+    clock.ended("learn")
+    settings = {"encoding": encoding(config, place, parts, tokenizer), "workers": workers}
+    with (
+        Watch("encode", total=len(parts), unit="shards", artifact_key="encode") as watch,
+        ThreadPoolTaskRunner(max_workers=workers.count) as runner,
+    ):
+        encoded = _in_groups(runner, encode_task, "parts", parts, watch, settings)
+        facts = {"stages": clock.seconds, "peak_rss_bytes": memory.peak_bytes}
+        dataset = join_task(config, place, results, ingested, tokenizer, encoded, facts)
+    report_task(dataset, parts, workers)
+    return dataset
 
 
 def _in_groups(
+    runner: ThreadPoolTaskRunner[Any],
     task: Task[..., list[R]],
     parameter: str,
     items: Sequence[Any],
-    config: CorpusConfig,
     watch: Watch,
-    **settings: Any,
-) -> list[R]:
+    settings: dict[str, Any],
+) -> Iterator[R]:
     """Runs a task on neighbouring items in groups, side by side, each group as the task's `parameter`.
 
-    The results are in the order of the items.
+    The results come in the order of the items, each as soon as all before it are there.
     """
-    workers = chosen_workers(config.workers)
-    with ThreadPoolTaskRunner(max_workers=workers) as runner:
-        groups = groups_of(items, workers)
-        futures = [runner.submit(task, parameters={parameter: group} | settings) for group in groups]
-        for future in as_completed(futures):
-            watch.advance(len(future.result()))
-    return [result for future in futures for result in future.result()]
+    workers: Workers = settings["workers"]
+    futures: list[PrefectFuture[list[R]]] = []
+    try:
+        for group in groups_of(items, workers.count):
+            futures.append(runner.submit(task, parameters={parameter: group} | settings))
+        for future in futures:
+            results = future.result()
+            watch.advance(len(results))
+            yield from results
+    except BaseException:
+        workers.stop()  # else the runner would wait for all groups
+        raise

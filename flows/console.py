@@ -67,14 +67,9 @@ def say(text: str) -> None:
 
 def table(title: str, rows: Mapping[str, str]) -> None:
     """Facts, one a line."""
-    shown = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        show_header=False,
-        box=None,
-        padding=(0, 2, 0, 0),
-    )
+    if title:  # by itself: as the table's own it would be broken at the table's width
+        words.print(f"[bold]{escape(title)}[/bold]", soft_wrap=True)
+    shown = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     shown.add_column(no_wrap=True)
     shown.add_column(overflow="fold")
     for name, value in rows.items():

@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.console import columns, command, next_steps, say, size, table, words
+from flows.console import columns, command, next_steps, printable, say, size, table, words
 from flows.options import (
+    BudgetOption,
+    ColumnOption,
     CorpusArgument,
     CoverageOption,
     DatasetArgument,
@@ -16,15 +19,19 @@ from flows.options import (
     JsonOption,
     LimitOption,
     NameOption,
+    SplitOption,
     TokenizerOption,
     TolerateOption,
     ValFractionOption,
     WorkersOption,
     WorkspaceOption,
+    size_in_bytes,
 )
 from flows.prefect_server import prefect_ready
-from flows.summaries import at, show_built, show_dataset, show_sample
+from flows.summaries import at, show_built, show_dataset, show_origin, show_sample
 from storage.workspace import Workspace
+
+ExportFormat = Literal["nanogpt", "megatron", "parquet", "jsonl"]
 
 app = typer.Typer(no_args_is_help=True, help="Build data sets, and look at them.")
 
@@ -73,9 +80,11 @@ def dataset_build(
     val_fraction: ValFractionOption = None,
     character_coverage: CoverageOption = 0.9999,
     invalid_utf8: InvalidOption = "refuse",
+    text_column: ColumnOption = "text",
     tolerate_bad_shards: TolerateOption = 0,
     limit_shards: LimitOption = None,
     workers: WorkersOption = None,
+    memory_budget: BudgetOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -92,9 +101,11 @@ def dataset_build(
         val_fraction=val_fraction,
         character_coverage=character_coverage,
         invalid_utf8=invalid_utf8,  # type: ignore[arg-type]  # checked by the config itself
+        text_column=text_column,
         tolerate_bad_shards=tolerate_bad_shards,
         limit_shards=limit_shards,
         workers=workers,
+        memory_budget_bytes=size_in_bytes(memory_budget),
     )
     built = build_dataset(config, workspace=place.root)
     show_built(built)
@@ -218,3 +229,113 @@ def dataset_verify(
             f"[green]✓[/green] {dataset.reference}: {size(checked)} checked, all as recorded{', and rebuilt to the same bytes' if rebuild else ''}"
         )
     return {"ok": not mismatches, "checked_bytes": checked, "mismatches": mismatches}
+
+
+@app.command("diff", epilog="Example:  brickroad dataset diff web@3f2a web@91c0")
+@command
+def dataset_diff(
+    before: DatasetArgument,
+    after: DatasetArgument,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Say what came, went and changed from one data set to another."""
+    from storage.datasets import find_dataset
+    from tasks.look import difference
+
+    folder = Workspace.at(workspace).datasets
+    found = difference(find_dataset(folder, before), find_dataset(folder, after))
+    table(
+        f"From {before} to {after}",
+        {
+            "documents": f"{found.documents_same:,} the same, {found.documents_came:,} came, {found.documents_went:,} went, "
+            f"{found.documents_moved:,} moved between splits",
+            "shards": f"{len(found.sources_came):,} came, {len(found.sources_went):,} went, {len(found.sources_changed):,} changed",
+            **{
+                name.replace("_", " "): f"{old} before, {new} now"
+                for name, (old, new) in found.settings.items()
+            },
+        },
+    )
+    for sign, names in (("+", found.came), ("-", found.went)):
+        for name in names:
+            say(f"  {sign} {printable(name)}")
+    return asdict(found)
+
+
+@app.command(
+    "trace",
+    epilog="Examples:  brickroad dataset trace web 1000000   ·   brickroad dataset trace web --document 9f86d081",
+)
+@command
+def dataset_trace(
+    reference: DatasetArgument,
+    offset: Annotated[int | None, typer.Argument(help="Number of a token, from 0.")] = None,
+    document: Annotated[
+        str | None, typer.Option("--document", help="sha256 of a document's text, or its beginning.")
+    ] = None,
+    split: SplitOption = "train",
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Follow a token, or a document, back to its member, its shard and the shard's sha256."""
+    from storage.datasets import find_dataset
+    from tasks.look import trace_document, trace_token
+
+    dataset = find_dataset(Workspace.at(workspace).datasets, reference)
+    if (offset is None) == (document is None):
+        raise ValueError("name either the OFFSET of a token or a --document")
+    origin = (
+        trace_token(dataset, split, offset) if offset is not None else trace_document(dataset, document or "")
+    )
+    show_origin(origin)
+    return asdict(origin)
+
+
+@app.command("sample", epilog="Example:  brickroad dataset sample web --count 5 --seed 2")
+@command
+def dataset_sample(
+    reference: DatasetArgument,
+    count: Annotated[int, typer.Option("--count", min=1, help="Documents to show.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed shows other documents.")] = 0,
+    split: SplitOption = "train",
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Show documents drawn by chance, decoded from their tokens, with where they came from."""
+    from storage.datasets import find_dataset
+    from tasks.look import sample_documents
+
+    dataset = find_dataset(Workspace.at(workspace).datasets, reference)
+    shown = []
+    for origin in sample_documents(dataset, split, count, seed):
+        show_origin(origin)
+        shown.append(asdict(origin))
+    return {"documents": shown}
+
+
+@app.command(
+    "export", epilog="Example:  brickroad dataset export web --format nanogpt --out nanoGPT/data/web"
+)
+@command
+def dataset_export(
+    reference: DatasetArgument,
+    layout: Annotated[
+        ExportFormat, typer.Option("--format", help="Whose layout: nanogpt, megatron, parquet or jsonl.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Write a data set as files that other programs read as they are."""
+    from storage.datasets import find_dataset
+    from tasks.export import export
+
+    dataset = find_dataset(Workspace.at(workspace).datasets, reference)
+    files = export(dataset, layout, out)
+    table(f"{dataset.reference} for {layout}", {path.name: size(path.stat().st_size) for path in files})
+    return {"files": files}

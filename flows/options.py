@@ -1,7 +1,8 @@
 """The options that several commands share, declared once."""
 
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +16,24 @@ def settings_by_key(pairs: list[str] | None) -> dict[str, str]:
             raise typer.BadParameter(f"{pair!r} is not KEY=VALUE, as in training.steps=500")
         settings[key.strip()] = value.strip()
     return settings
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def size_in_bytes(text: str | None) -> int | None:
+    """`2GB`, `500 MB`, `1.5g` or a plain number as bytes. Wrong usage if it is anything else."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)i?b?", text.strip().lower())
+    if not match:
+        raise typer.BadParameter(f"{text!r} is not a size such as 2GB or 500MB")
+    return int(float(match[1]) * _UNITS[match[2]])
+
+
+def _checked_size(text: str | None) -> str | None:
+    size_in_bytes(text)
+    return text
 
 
 def _checked_settings(pairs: list[str] | None) -> list[str] | None:
@@ -39,20 +58,23 @@ DebugOption = Annotated[
 CorpusArgument = Annotated[
     str,
     typer.Argument(
-        help="Folder, file or glob of .xz shards or .txt files; or a name: stdlib-docs, wizard-of-oz, "
-        "tiny-shakespeare, openwebtext."
+        help="Folder, file or glob: shards, archives of shards, JSON lines, Parquet, text, as they are or in "
+        ".xz, .zst, .gz; or a name: stdlib-docs, wizard-of-oz, tiny-shakespeare, openwebtext."
     ),
 ]
 NameOption = Annotated[
     str | None,
     typer.Option("--name", help="Name of the data set. [default: the corpus's]", show_default=False),
 ]
-TokenizerOption = Annotated[str, typer.Option("--tokenizer", help="How text becomes numbers: char.")]
+TokenizerOption = Annotated[
+    str,
+    typer.Option("--tokenizer", help="How text becomes numbers: char, gpt2, bpe:SIZE, or a tokenizer.json."),
+]
 ValFractionOption = Annotated[
     float | None,
     typer.Option(
         "--val-fraction",
-        help="Share of documents to validate on. [default: the catalogue's, else 0.1 of one file, 0.02 of many]",
+        help="Share of documents to validate on. [default: the catalogue's, else 0.1 of one text, 0.02 of anything else]",
         show_default=False,
     ),
 ]
@@ -69,6 +91,11 @@ InvalidOption = Annotated[
         "--invalid-utf8", help="refuse a shard with bytes that are not UTF-8, or replace them by U+FFFD."
     ),
 ]
+ColumnOption = Annotated[
+    str,
+    typer.Option("--text-column", help="The column of Parquet, or field of JSON lines, that holds the text."),
+]
+SplitOption = Annotated[Literal["train", "val"], typer.Option("--split", help="train or val.")]
 TolerateOption = Annotated[
     int,
     typer.Option(
@@ -80,7 +107,16 @@ LimitOption = Annotated[
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", help="Threads to read with. [default: one a CPU]", show_default=False),
+    typer.Option("--workers", help="Processes to work with. [default: one a CPU]", show_default=False),
+]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--memory-budget",
+        callback=_checked_size,
+        help="Memory for all processes together, such as 2GB; sets how many work, and on how much.",
+        show_default=False,
+    ),
 ]
 PresetOption = Annotated[
     str | None,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:  # heavy imports, and whoever has one of these has made them
     from storage.datasets import Dataset
     from tasks.dataset import BuiltDataset
     from tasks.evaluation import Evaluation
+    from tasks.look import Origin
 
 SAMPLE_LINES = 10
 
@@ -43,6 +44,20 @@ def show_built(built: "BuiltDataset") -> None:
     table("", {"work": f"{work}; {built.seconds:.1f} s, peak memory {size(built.peak_rss_bytes)}"})
     for shard in built.dataset.manifest.quarantined:
         words.print(f"[yellow]left out[/yellow] {escape(shard.name)}: {escape(shard.reason)}", soft_wrap=True)
+
+
+def show_origin(origin: "Origin") -> None:
+    """A document, or the place of a token in one, and where it came from."""
+    rows = {
+        "document": f"{origin.member}, sha256 {origin.sha256[:16]}…",
+        "shard": f"{origin.shard}, sha256 {origin.shard_sha256[:16]}…",
+        "tokens": f"{origin.split} {origin.token_start:,} to {origin.token_start + origin.token_count - 1:,}",
+        "text": size(origin.text_bytes),
+    }
+    if origin.token is not None:
+        rows["token"] = f"number {origin.token:,} of the document"
+    table("", {name: escape(printable(value)) for name, value in rows.items()})
+    show_sample(origin.around or origin.text, "Around it" if origin.around else "It begins")
 
 
 def show_evaluation(evaluation: "Evaluation") -> None:

@@ -2,18 +2,24 @@
 
 import hashlib
 import json
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from model.bpe import BpeTokenizer
+
 TokenArray = npt.NDArray[np.integer[Any]]
 
 CODE_POINTS: Final = 0x110000  # Unicode ends here
 BYTE_VALUES: Final = 256
-# Characters counted at a time: the temporaries of a piece (8 bytes a character) stay in the CPU's cache.
-COUNTING_PIECE: Final = 65_536
+# Bytes counted or encoded at a time: what numpy makes of a piece stays near the CPU's cache.
+PIECE_BYTES: Final = 256 << 10
+SEPARATOR: Final = b"\xff"  # after each of the documents that are encoded together: no UTF-8 has this byte
+SEPARATOR_CODE_POINT: Final = 0xDCFF  # what Python makes of it
+_FEW_ARE_ONE_IN: Final = 256
 
 
 class Tokenizer(Protocol):
@@ -34,6 +40,10 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> TokenArray:
         """Ids of a text: 1-D, uint16 while the vocabulary fits 65,536, else uint32."""
 
+    def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+        """(ids, counts) of UTF-8 texts: all ids one after another, with end-of-text after each document; and how many
+        ids each document has, end-of-text counted."""
+
     def decode(self, ids: npt.ArrayLike) -> str:
         """Text of any sequence of ids; `decode(encode(text)) == text`."""
 
@@ -43,11 +53,14 @@ class Tokenizer(Protocol):
 
 def tokenizer_from_json(text: str) -> Tokenizer:
     """The tokenizer that `to_json` wrote. ValueError in one line if the text is anything else."""
-    kind = _json_object(text).get("type")
-    if kind == CharTokenizer.TYPE:
+    fields = _json_object(text)
+    if fields.get("type") == CharTokenizer.TYPE:
         return CharTokenizer.from_json(text)
+    if "model" in fields:
+        return BpeTokenizer.from_json(text)
     raise ValueError(
-        f"unknown tokenizer type {kind!r}: this version of brickroad reads {CharTokenizer.TYPE!r}"
+        f"unknown tokenizer type {fields.get('type')!r}: this version of brickroad reads {CharTokenizer.TYPE!r} "
+        "and tokenizer.json of byte-level BPE"
     )
 
 
@@ -55,8 +68,7 @@ class CharacterCounts:
     """How often each character occurs in a stream of documents; the order of the documents does not matter."""
 
     def __init__(self) -> None:
-        # Dense, but the operating system gives memory only to the pages that are counted in.
-        self._counts = np.zeros(CODE_POINTS, dtype=np.int64)
+        self._counts = np.zeros(128, dtype=np.int64)  # by code point, as far as the highest one counted
 
     @classmethod
     def from_pairs(cls, pairs: npt.ArrayLike) -> Self:
@@ -67,6 +79,7 @@ class CharacterCounts:
                 "character counts hold a code point outside Unicode or a negative count; count again"
             )
         counts = cls()
+        counts._make_room(int(table[:, 0].max(initial=0)) + 1)
         np.add.at(counts._counts, table[:, 0], table[:, 1])
         return counts
 
@@ -77,17 +90,36 @@ class CharacterCounts:
 
     def update(self, text: str) -> None:
         """Counts the characters of one more text."""
-        for start in range(0, len(text), COUNTING_PIECE):
-            code_points = _code_points(text[start : start + COUNTING_PIECE])
-            is_ascii = code_points < 128
-            self._counts[:128] += np.bincount(code_points[is_ascii], minlength=128)
-            # A table of all of Unicode for each piece would cost more than sorting the few others.
-            others, occurrences = np.unique(code_points[~is_ascii], return_counts=True)
-            self._counts[others] += occurrences
+        self.update_utf8(text.encode("utf-8", "surrogatepass"))
+
+    def update_utf8(self, utf8: bytes) -> None:
+        """Counts the characters of one more text, or of several joined."""
+        for piece in _pieces(utf8):
+            # Two bytes at a time take half as long, and the few that are not ASCII are then looked at by themselves.
+            pairs = np.bincount(piece[: len(piece) & ~1].view("<u2"), minlength=1 << 16).reshape(256, 256)
+            self._counts[:128] += (pairs.sum(axis=0) + pairs.sum(axis=1))[:128]
+            high = piece[piece >= 0x80]
+            if len(piece) % 2 and piece[-1] < 0x80:
+                self._counts[piece[-1]] += 1
+            if high.size:
+                self._add(np.bincount(_code_points(high.tobytes().decode("utf-8", "surrogatepass"))))
 
     def merge(self, other: "CharacterCounts") -> None:
         """Adds the counts of another stream."""
-        self._counts += other._counts
+        self._add(other._counts)
+
+    def remove(self, other: "CharacterCounts") -> None:
+        """Takes away the counts of a part of this stream."""
+        assert len(other._counts) <= len(self._counts), "no part of it"
+        self._counts[: len(other._counts)] -= other._counts
+
+    def _add(self, counts: npt.NDArray[np.int64]) -> None:
+        self._make_room(len(counts))
+        self._counts[: len(counts)] += counts
+
+    def _make_room(self, code_points: int) -> None:
+        if len(self._counts) < code_points:
+            self._counts = np.append(self._counts, np.zeros(code_points - len(self._counts), np.int64))
 
     @property
     def total(self) -> int:
@@ -188,20 +220,47 @@ class CharTokenizer:
 
     def encode(self, text: str) -> TokenArray:
         """Ids of a text, 1-D, of type `dtype`: one for a known character, else one for each UTF-8 byte."""
-        code_points = _code_points(text)
+        return self._encode_code_points(_code_points(text))
+
+    def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+        """(ids, counts) of UTF-8 texts, as the protocol says."""
+        encoded = []
+        for piece in _pieces(SEPARATOR.join([*texts, b""])):
+            # Python reads a byte that is no UTF-8 as a lone surrogate, which no valid text has: SEPARATOR_CODE_POINT.
+            code_points = _code_points(piece.tobytes().decode("utf-8", "surrogateescape"))
+            encoded.append(self._encode_code_points(code_points, separator=self.end_of_text))
+        ids = np.concatenate(encoded) if encoded else np.empty(0, self.dtype)
+        return ids, np.diff(np.flatnonzero(ids == self.end_of_text) + 1, prepend=0)
+
+    def _encode_code_points(
+        self, code_points: npt.NDArray[np.uint32], separator: int | None = None
+    ) -> TokenArray:
+        """Ids of code points; SEPARATOR_CODE_POINT becomes the id `separator`, if that is given."""
         ids: TokenArray = self._id_of_code_point.take(code_points, mode="clip")
-        is_rare = ids == self.end_of_text
-        if not is_rare.any():
+        rare = np.flatnonzero(ids == self.first_byte)
+        if separator is not None:
+            is_separator = code_points[rare] == SEPARATOR_CODE_POINT
+            ids[rare[is_separator]] = separator
+            rare = rare[~is_separator]
+        if not rare.size:
             return ids
-        rare = code_points[is_rare].astype("<u4")
-        rare_bytes = rare.tobytes().decode("utf-32-le", "surrogatepass").encode("utf-8", "surrogatepass")
         # Every rare character makes room for its one to four bytes, which then move in, in order.
+        spelt = code_points[rare].astype("<u4").tobytes().decode("utf-32-le", "surrogatepass")
+        spelt_bytes = spelt.encode("utf-8", "surrogatepass")
+        spelt_ids = np.frombuffer(spelt_bytes, np.uint8).astype(self.dtype) + self.dtype.type(self.first_byte)
+        ends = np.cumsum(_utf8_sizes(code_points[rare]))
+        if rare.size * _FEW_ARE_ONE_IN < len(ids):  # copying what lies between them is the least work
+            between = np.split(ids, rare)
+            pieces = [between[0]]
+            for own, rest in zip(np.split(spelt_ids, ends[:-1]), between[1:], strict=True):
+                pieces += [own, rest[1:]]
+            return np.concatenate(pieces)
         places = np.ones(len(ids), dtype=np.int64)
-        places[is_rare] += (rare >= 0x80).astype(np.int64) + (rare >= 0x800) + (rare >= 0x10000)
+        places[rare] = np.diff(ends, prepend=0)
+        is_spelt = np.zeros(len(ids), np.bool_)
+        is_spelt[rare] = True
         ids = np.repeat(ids, places)
-        ids[np.repeat(is_rare, places)] = (
-            np.frombuffer(rare_bytes, np.uint8).astype(self.dtype) + self.first_byte
-        )
+        ids[np.repeat(is_spelt, places)] = spelt_ids
         return ids
 
     def decode(self, ids: npt.ArrayLike) -> str:
@@ -228,10 +287,11 @@ class CharTokenizer:
     def _id_of_code_point(self) -> TokenArray:
         """Ids by code point, as far as the vocabulary goes; the last entry stands for all code points beyond.
 
-        `end_of_text`, which no character has, marks the characters that are not in the vocabulary.
+        `first_byte` marks the characters that are not in the vocabulary, and has to be looked at again: it is also the id
+        that a rare NUL ends with.
         """
-        code_points = _code_points("".join(self.characters))
-        table = np.full(int(code_points.max(initial=0)) + 2, self.end_of_text, dtype=self.dtype)
+        code_points = np.array([ord(character) for character in self.characters], np.int64)
+        table = np.full(int(code_points.max(initial=0)) + 2, self.first_byte, dtype=self.dtype)
         table[code_points] = np.arange(len(code_points), dtype=self.dtype)
         return table
 
@@ -246,11 +306,24 @@ class CharTokenizer:
         return np.frombuffer(filled, np.uint32), np.frombuffer(is_used, np.uint32)
 
 
-def _code_points(text: str) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """The code points of a text: uint8 if it is pure ASCII, which costs a quarter, else uint32."""
-    if text.isascii():
-        return np.frombuffer(text.encode("ascii"), dtype=np.uint8)
+def _pieces(utf8: bytes) -> Iterator[npt.NDArray[np.uint8]]:
+    """UTF-8 in pieces of about PIECE_BYTES that cut no character."""
+    whole, start = np.frombuffer(utf8, np.uint8), 0
+    while start < len(whole):
+        end = min(start + PIECE_BYTES, len(whole))
+        while end < len(whole) and whole[end] & 0xC0 == 0x80:  # a continuation byte
+            end += 1
+        yield whole[start:end]
+        start = end
+
+
+def _code_points(text: str) -> npt.NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def _utf8_sizes(code_points: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+    """How many bytes each character takes."""
+    return 1 + (code_points >= 0x80).astype(np.int64) + (code_points >= 0x800) + (code_points >= 0x10000)
 
 
 def _json_object(text: str) -> dict[str, Any]:

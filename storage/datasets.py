@@ -4,35 +4,32 @@ Its digest names the bytes that training reads, and only those: token files, tok
 also holds the fingerprint of what it was made from, the sources, and what a reader needs; `docs/data-layout.md`.
 """
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, BinaryIO, Self
 
-from storage.documents import Split, join_document_rows
+from storage.documents import DocumentsWriter, Split
 from storage.errors import DatasetError
 from storage.files import (
+    Checksums,
+    FileFacts,
     atomic_file,
     checksums,
     fingerprint,
+    named_errors,
     publish_folder,
     staged_folder,
     write_json,
 )
-from storage.tokens import (
-    SPLIT_RULE,
-    SPLITS,
-    SplitFacts,
-    TokenDtype,
-    TokenFile,
-    TokenPart,
-    join_files,
-)
+from storage.tokens import SPLIT_RULE, SPLITS, SplitFacts, TokenDtype, TokenFile, TokenPart
 
-DATASET_FORMAT = 1
+DATASET_FORMAT = 2
 DIGEST_CHARACTERS = 32  # 128 bits; MLflow takes at most 36
+_COPY_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +41,8 @@ class Source:
     compressed_bytes: int
     documents: int
     text_bytes: int
+    train_tokens: int
+    val_tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,15 +51,6 @@ class Quarantined:
 
     name: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileFacts:
-    """Size and checksums of one file; `block_sha256` has one entry for each 64 MiB."""
-
-    bytes: int
-    sha256: str
-    block_sha256: list[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,12 +125,9 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetInputs:
-    """What a data set is made of: sources with the part of tokens of each, in corpus order, and the settings."""
+    """What a data set is made of but its parts: the settings, and what was left out or changed on the way."""
 
-    name: str
     fingerprint: str
-    sources: list[Source]
-    parts: list[TokenPart]
     quarantined: list[Quarantined]
     normalisation: dict[str, int]
     tokenizer_json: str
@@ -151,46 +138,85 @@ class DatasetInputs:
     val_fraction: float
 
 
-def publish_dataset(folder: Path, inputs: DatasetInputs, build: dict[str, Any]) -> Dataset:
-    """Joins the parts in corpus order and publishes <folder>/<name>/<digest>/; the folder appears only whole.
+class DatasetWriter:
+    """Joins parts to a data set, one after another in corpus order, and publishes <folder>/<name>/<digest>/.
 
-    Raises DatasetError, before anything is published, if a split would be empty.
+    `with DatasetWriter(folder, name) as writer: writer.append(…)…; dataset = writer.publish(…)`. The folder appears only
+    whole; nothing is left if the body raises.
     """
-    totals = {split: _total(inputs.parts, split) for split in SPLITS}
-    refuse_empty_split(totals["train"].documents, totals["val"].documents, inputs.val_fraction)
-    with staged_folder(folder / inputs.name) as stage:
-        files = {f"{split}.bin": _join_split(stage, inputs.parts, split) for split in SPLITS}
-        with atomic_file(stage / "tokenizer.json") as file:
-            file.write(inputs.tokenizer_json.encode())
-        join_document_rows(stage / "documents.parquet", _rows(inputs))
-        for name in ("tokenizer.json", "documents.parquet"):
-            sha256, blocks = checksums(stage / name)
-            files[name] = FileFacts(bytes=(stage / name).stat().st_size, sha256=sha256, block_sha256=blocks)
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._stack, self._open_files = contextlib.ExitStack(), contextlib.ExitStack()
+        self._sources: list[Source] = []
+        self._totals: dict[Split, SplitFacts] = {split: SplitFacts() for split in SPLITS}
+        self._sums = {split: Checksums() for split in SPLITS}
+
+    def __enter__(self) -> Self:
+        self._stage = self._stack.enter_context(staged_folder(self._folder / self._name))
+        self._stack.enter_context(self._open_files)
+        self._files = {split: self._open(f"{split}.bin") for split in SPLITS}
+        self._documents = DocumentsWriter(self._open("documents.parquet"))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._documents.abandon()
+        self._stack.close()
+
+    def _open(self, name: str) -> BinaryIO:
+        return self._open_files.enter_context((self._stage / name).open("wb"))
+
+    def append(self, source: Source, part: TokenPart) -> None:
+        """Adds the tokens of the next shard."""
+        for split in SPLITS:
+            with named_errors(self._stage / f"{split}.bin"), part.file(split).open("rb") as file:
+                while chunk := file.read(_COPY_BYTES):
+                    self._files[split].write(chunk)
+                    self._sums[split].update(chunk)
+            self._totals[split] += part.facts(split)
+        self._documents.append(source.name, part.file("rows"))
+        self._sources.append(source)
+
+    def publish(self, inputs: DatasetInputs, build: dict[str, Any]) -> Dataset:
+        """Gives the data set its name. Raises DatasetError, before anything is published, if a split would be empty."""
+        refuse_empty_split(
+            self._totals["train"].documents, self._totals["val"].documents, inputs.val_fraction
+        )
+        with named_errors(self._stage):
+            self._documents.close()
+            self._open("tokenizer.json").write(inputs.tokenizer_json.encode())
+            self._open_files.close()
+        files = {f"{split}.bin": self._sums[split].facts() for split in SPLITS}
+        files |= {
+            name: checksums(self._stage / name).facts() for name in ("tokenizer.json", "documents.parquet")
+        }
         manifest = Manifest(
-            name=inputs.name,
+            name=self._name,
             digest=_digest(inputs, files),
+            train=self._totals["train"],
+            val=self._totals["val"],
+            sources=self._sources,
+            files=files,
+            build=build,
             fingerprint=inputs.fingerprint,
             dtype=inputs.dtype,
             vocabulary_size=inputs.vocabulary_size,
             end_of_text=inputs.end_of_text,
             tokenizer_fingerprint=inputs.tokenizer_fingerprint,
             val_fraction=inputs.val_fraction,
-            train=totals["train"],
-            val=totals["val"],
             normalisation=inputs.normalisation,
-            sources=inputs.sources,
             quarantined=inputs.quarantined,
-            files=files,
-            build=build,
         )
-        write_json(stage / "manifest.json", asdict(replace(manifest, seal=_seal(manifest))))
-        path = folder / inputs.name / manifest.digest
-        publish_folder(stage, path, is_done=_is_done)
-    # Other inputs may have made the same bytes before (another container, a setting without effect): then that data
-    # set stands, and these inputs point to it as well.
-    with atomic_file(_pointer(folder, inputs.name, inputs.fingerprint)) as file:
-        file.write(manifest.digest.encode())
-    return read_dataset(path)
+        write_json(self._stage / "manifest.json", asdict(replace(manifest, seal=_seal(manifest))))
+        path = self._folder / self._name / manifest.digest
+        publish_folder(self._stage, path, is_done=_is_done)
+        # Other inputs may have made the same bytes before (another container, a setting without effect): then that
+        # data set stands, and these inputs point to it as well.
+        with atomic_file(_pointer(self._folder, self._name, inputs.fingerprint)) as file:
+            file.write(manifest.digest.encode())
+        return read_dataset(path)
 
 
 def refuse_empty_split(train_documents: int, val_documents: int, val_fraction: float) -> None:
@@ -276,16 +302,16 @@ def verify_dataset(dataset: Dataset) -> Iterator[tuple[str, int, list[str]]]:
         if not path.is_file():
             yield name, 0, [f"{path}: is missing; {_way_out(dataset)}"]
             continue
-        size = path.stat().st_size
-        sha256, blocks = checksums(path)
+        found = checksums(path).facts()
+        size = found.bytes
         wrong = []
         if size != facts.bytes:
             wrong.append(
                 f"{path}: has {size:,} bytes where {facts.bytes:,} are recorded; {_way_out(dataset)}"
             )
-        elif sha256 != facts.sha256:
-            pairs = enumerate(zip(blocks, facts.block_sha256, strict=False))
-            bad = ", ".join(str(number) for number, (found, recorded) in pairs if found != recorded)
+        elif found.sha256 != facts.sha256:
+            pairs = enumerate(zip(found.block_sha256, facts.block_sha256, strict=False))
+            bad = ", ".join(str(number) for number, (here, recorded) in pairs if here != recorded)
             wrong.append(f"{path}: bytes differ in block {bad or '?'} of 64 MiB; {_way_out(dataset)}")
         yield name, size, wrong
 
@@ -327,20 +353,3 @@ def _digest(described: DatasetInputs | Manifest, files: dict[str, FileFacts]) ->
         "files": {name: files[name].sha256 for name in ("train.bin", "val.bin", "tokenizer.json")},
     }
     return fingerprint(identity)[:DIGEST_CHARACTERS]
-
-
-def _total(parts: list[TokenPart], split: Split) -> SplitFacts:
-    return sum((getattr(part, split) for part in parts), SplitFacts())
-
-
-def _join_split(stage: Path, parts: list[TokenPart], split: Split) -> FileFacts:
-    with atomic_file(stage / f"{split}.bin") as file:
-        size, sha256, blocks = join_files(file, (part.path / f"{split}.bin" for part in parts))
-    return FileFacts(bytes=size, sha256=sha256, block_sha256=blocks)
-
-
-def _rows(inputs: DatasetInputs) -> Iterator[tuple[str, Path, dict[Split, int]]]:
-    train = accumulate((part.train.tokens for part in inputs.parts), initial=0)
-    val = accumulate((part.val.tokens for part in inputs.parts), initial=0)
-    for source, part, train_before, val_before in zip(inputs.sources, inputs.parts, train, val, strict=False):
-        yield source.name, part.path / "documents.parquet", {"train": train_before, "val": val_before}

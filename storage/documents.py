@@ -1,33 +1,35 @@
 """The stored text of one shard: a Parquet file of its documents, and a record that is written last.
 
 Decompressing xz costs more than all the rest of a build, so it is done once: tokenizers are trained on and applied to
-what is stored here. A part is named by the sha256 of the shard's bytes and the settings that change its text.
+what is stored here. A part is named by the sha256 of the shard's bytes and the settings that change its text. This is
+also the door to Parquet as such: for a corpus that comes in it, and for the rows of a finished data set.
 """
 
+import contextlib
+import itertools
 import json
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, BinaryIO, Literal, Self
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage.errors import DatasetError, ShardError
-from storage.files import atomic_file, fingerprint, sha256_file, write_json
-from storage.shards import (
-    BOOK_DOCUMENT_BYTES,
-    WHOLE_TEXT_BYTES,
-    InvalidUtf8,
-    Shard,
-    read_documents,
-    sha256_text,
-)
+from storage.errors import DatasetError, Malformed
+from storage.files import Together, crc32_file, named_errors, sha256_text
 
-PART_FORMAT = 1
-_BATCH_TEXT_BYTES = 4 << 20
+PART_FORMAT = 2
 _ROWS_A_GROUP = 65_536
+# LZ4, since text is written once and read several times within seconds: bench.dataset has the costs of each.
+_TEXT_COMPRESSION = "lz4"
+_PARQUET_MAGIC = b"PAR1"
+_CORPUS_ROWS = 1024  # of a Parquet corpus, read at a time
 
 Split = Literal["train", "val"]
 
@@ -55,65 +57,163 @@ DOCUMENTS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPart:
-    """The documents of one shard, stored. `text_bytes` counts UTF-8 after normalisation."""
+    """The documents of one shard, stored. `text_bytes` counts UTF-8 after normalisation, `longest_bytes` that of one."""
 
     path: Path
     shard_sha256: str
     documents: int
     text_bytes: int
+    longest_bytes: int
     byte_order_marks: int
     crlf_line_ends: int
     invalid_utf8_documents: int
     file_bytes: int
-    file_sha256: str
+    file_crc32: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredDocument:
-    """One document as stored: its member name, the sha256 of its text, and the text."""
+class TextBatch:
+    """Neighbouring documents: their member names, and their texts one after another in `utf8`, each of so many bytes."""
 
-    member: str
-    sha256: bytes
-    text: str
-    text_bytes: int
+    members: list[str]
+    utf8: bytes
+    sizes: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, members: list[str], texts: list[bytes]) -> Self:
+        """The batch of these texts."""
+        sizes = np.fromiter(map(len, texts), np.int64, len(texts))
+        return cls(members=members, utf8=b"".join(texts), sizes=sizes)
+
+    def is_utf8(self) -> bool:
+        """Whether each of the texts is valid UTF-8: no surrogates, nothing overlong, nothing cut."""
+        try:
+            self.as_arrow().validate(full=True)
+        except pa.ArrowInvalid:
+            return False
+        return True
+
+    def as_arrow(self) -> pa.Array:
+        """The texts as Arrow has them, without copying: these same bytes, and where each text begins."""
+        offsets = np.concatenate([[0], np.cumsum(self.sizes)])
+        assert offsets[-1] < 1 << 31, "a batch is a few MiB, or one document"
+        buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(self.utf8)]
+        return pa.Array.from_buffers(pa.string(), len(self.sizes), buffers)
+
+    def sha256(self) -> list[bytes]:
+        """The content hash of each document."""
+        view, ends = memoryview(self.utf8), np.cumsum(self.sizes).tolist()
+        return [sha256_text(view[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-def ingest_shard(shard: Shard, folder: Path, *, invalid_utf8: InvalidUtf8) -> tuple[DocumentPart, bool]:
-    """Stores a shard's documents below `folder`, unless they are there already; returns the part and whether it was.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredBatch:
+    """Neighbouring documents as stored: their member names, the sha256 of each text, and the texts in UTF-8."""
 
-    Raises ShardError if the shard is not whole; then nothing is left behind.
+    members: list[str]
+    sha256: list[bytes]
+    texts: list[bytes]
+
+
+class PartWriter:
+    """Stores one shard's documents: `with PartWriter(path) as writer: writer.write(…); part = writer.finish(…)`.
+
+    Nothing is at `path` before `finish`, and nothing is left if the body raises.
     """
-    sha256 = sha256_file(shard.path)
-    settings = {
-        "format": PART_FORMAT,
-        "invalid_utf8": invalid_utf8,
-        "is_xz": shard.path.suffix == ".xz",
-        "whole_text_bytes": WHOLE_TEXT_BYTES,
-        "book_document_bytes": BOOK_DOCUMENT_BYTES,
-    }
-    path = folder / f"{sha256}-{fingerprint(settings)[:8]}.parquet"
-    if part := read_part(path):
-        return part, True
-    counts = _write_documents(shard, path, invalid_utf8)
-    if sha256_file(shard.path) != sha256:
-        path.unlink()
-        raise ShardError(shard.path, "changed while it was being read; run again when it is complete")
-    part = DocumentPart(
-        path=path,
-        shard_sha256=sha256,
-        file_bytes=path.stat().st_size,
-        file_sha256=sha256_file(path),
-        **counts,
-    )
-    write_json(_record(path), {"settings": settings} | _facts(part))
-    return part, False
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files = Together()
+        self._counts = dict.fromkeys(
+            (
+                "documents",
+                "text_bytes",
+                "longest_bytes",
+                "byte_order_marks",
+                "crlf_line_ends",
+                "invalid_utf8_documents",
+            ),
+            0,
+        )
+
+    def __enter__(self) -> Self:
+        self._file = _CountedFile(self._files.open(self.path))
+        self._writer = pq.ParquetWriter(
+            self._file, _SCHEMA, compression=_TEXT_COMPRESSION, use_dictionary=False, write_statistics=False
+        )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        _abandon(self._writer)
+        self._files.discard()
+
+    def write(self, batch: TextBatch, **normalised: int) -> list[bytes]:
+        """Appends documents, proved to be UTF-8; `normalised` counts what was changed. Returns their content hashes."""
+        digests = batch.sha256()
+        columns = [pa.array(batch.members, pa.string()), pa.array(digests, pa.binary(32)), batch.as_arrow()]
+        with named_errors(self.path):
+            self._writer.write_table(pa.table(columns, schema=_SCHEMA))
+        self._counts["documents"] += len(digests)
+        self._counts["text_bytes"] += len(batch.utf8)
+        self._counts["longest_bytes"] = max(self._counts["longest_bytes"], int(batch.sizes.max(initial=0)))
+        for what, count in normalised.items():
+            self._counts[what] += count
+        return digests
+
+    def finish(self, shard_sha256: str, notes: dict[str, Any]) -> DocumentPart:
+        """Publishes the part, and its record with `notes` beside the facts. Returns when both are on the disk."""
+        with named_errors(self.path):
+            self._writer.close()
+        part = DocumentPart(
+            path=self.path,
+            shard_sha256=shard_sha256,
+            file_bytes=self._file.bytes,
+            file_crc32=self._file.crc32,
+            **self._counts,
+        )
+        record = json.dumps({"notes": notes, **_facts(part)}, ensure_ascii=False)
+        self._files.open(_record(self.path)).write(record.encode())
+        self._files.publish()
+        return part
+
+
+def _abandon(writer: pq.ParquetWriter) -> None:
+    """Closes a writer before its file is, or it would complain later."""
+    if writer.is_open:
+        with contextlib.suppress(OSError):  # of a full disk: what is being thrown away need not be whole
+            writer.close()
+
+
+class _CountedFile:
+    """A file to write to that knows its size and CRC-32 so far."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.bytes = self.crc32 = 0
+        self.closed = False
+
+    def write(self, data: bytes) -> int:
+        self.bytes += len(data)
+        self.crc32 = zlib.crc32(data, self.crc32)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self.bytes
+
+    def flush(self) -> None:
+        """Parquet asks for it; the bytes go to the disk when the part is finished."""
+
+    def close(self) -> None:
+        self.closed = True
 
 
 def read_part(path: Path) -> DocumentPart | None:
     """The finished part at `path`, or None if its record is missing or speaks of another file size."""
     try:
-        facts = json.loads(_record(path).read_text(encoding="utf-8"))
-        facts.pop("settings")
+        facts = json.loads(_record(path).read_bytes())
+        facts.pop("notes")
         part = DocumentPart(path=path, **facts)
         return part if part.file_bytes == path.stat().st_size else None
     except (
@@ -126,74 +226,186 @@ def read_part(path: Path) -> DocumentPart | None:
         return None
 
 
-def read_texts(part: DocumentPart) -> Iterator[StoredDocument]:
-    """The documents of a part, in order, after its sha256 has been verified. Memory: one row group.
+def read_notes(part: DocumentPart) -> dict[str, Any]:
+    """What was noted beside the facts when the part was made."""
+    notes = json.loads(_record(part.path).read_bytes())["notes"]
+    assert isinstance(notes, dict)
+    return notes
+
+
+def read_texts(part: DocumentPart) -> Iterator[StoredBatch]:
+    """The documents of a part, in order, after its checksum has been verified. Memory: one row group.
 
     Parquet's own checksums cover pages alone: a flipped bit in a header or footer can lose or change documents.
     """
-    if not part.path.is_file() or sha256_file(part.path) != part.file_sha256:
+    if not part.path.is_file() or crc32_file(part.path) != part.file_crc32:
         raise DatasetError(
             f"{part.path}: stored text is missing or damaged; delete this file and build again"
         )
     try:
-        with pq.ParquetFile(part.path, page_checksum_verification=True) as file:
+        with pq.ParquetFile(part.path) as file:
             for group in range(file.num_row_groups):
-                rows = file.read_row_group(group)
-                columns = (rows.column(name).to_pylist() for name in ("member", "sha256", "text"))
-                for member, sha256, text in zip(*columns, strict=True):
-                    size = len(text) if text.isascii() else len(text.encode())
-                    yield StoredDocument(member=member, sha256=sha256, text=text, text_bytes=size)
+                rows = file.read_row_group(group, use_threads=False)
+                yield StoredBatch(
+                    members=rows.column("member").to_pylist(),
+                    sha256=rows.column("sha256").to_pylist(),
+                    texts=_as_bytes(rows.column("text")),
+                )
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(
             f"{part.path}: stored text is damaged ({_first_line(error)}); delete this file and build again"
         ) from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DocumentRow:
-    """Where one document of a part went: its split, and its tokens there, counted with the end-of-text that follows."""
-
-    split: Split
-    member: str
-    sha256: bytes
-    text_bytes: int
-    token_start: int
-    token_count: int
+def is_parquet(file: BinaryIO) -> bool:
+    """Whether a file is Parquet, by its first bytes."""
+    return file.read(len(_PARQUET_MAGIC)) == _PARQUET_MAGIC
 
 
-def write_document_rows(path: Path, rows: list[DocumentRow]) -> None:
-    """Writes the rows of one part; its shard's name and the parts before it are not known yet."""
-    columns = {
-        name: [getattr(row, name) for row in rows] for name in DOCUMENTS_SCHEMA.names if name != "shard"
-    }
-    columns["shard"] = [""] * len(rows)
-    with atomic_file(path) as file, _parquet_writer(file, DOCUMENTS_SCHEMA) as writer:
-        writer.write_table(pa.Table.from_pydict(columns, DOCUMENTS_SCHEMA))
+def parquet_texts(file: BinaryIO, column: str) -> Iterator[bytes]:
+    """The texts of a column of a Parquet corpus, row by row, as the bytes they are. Raises Malformed, naming the way out."""
+    try:
+        with pq.ParquetFile(file, page_checksum_verification=True) as parquet:
+            if column not in parquet.schema_arrow.names:
+                known = ", ".join(map(repr, parquet.schema_arrow.names))
+                raise Malformed(
+                    f"has no column {column!r} (there: {known[:200]}); choose one with --text-column"
+                )
+            for batch in parquet.iter_batches(_CORPUS_ROWS, columns=[column], use_threads=False):
+                texts = batch.column(0)
+                if not (pa.types.is_string(texts.type) or pa.types.is_large_string(texts.type)):
+                    raise Malformed(
+                        f"its column {column!r} is of type {texts.type}, not text; choose one with --text-column"
+                    )
+                if texts.null_count:
+                    raise Malformed(f"its column {column!r} has empty cells (nulls), which are no documents")
+                yield from _as_bytes(texts)
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:  # a column's name need not be UTF-8
+        if isinstance(error, OSError) and error.errno is not None:  # the disk, not the file
+            raise
+        raise Malformed(f"is damaged or cut off ({_first_line(error)}); fetch the file again") from None
 
 
-def join_document_rows(path: Path, parts: Iterable[tuple[str, Path, dict[Split, int]]]) -> None:
-    """Writes `documents.parquet` of a data set from (shard name, rows of its part, tokens before it by split).
+def _as_bytes(texts: pa.ChunkedArray | pa.Array) -> list[bytes]:
+    kind = pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
+    values: list[bytes] = texts.cast(kind).to_pylist()
+    return values
+
+
+class RowsWriter:
+    """The rows of one part's documents: what `documents.parquet` will say of them, but for their place in the data set."""
+
+    SCHEMA = pa.schema(
+        [
+            pa.field("member", pa.string(), nullable=False),
+            pa.field("sha256", pa.binary(32), nullable=False),
+            pa.field("is_val", pa.bool_(), nullable=False),
+            pa.field("text_bytes", pa.int64(), nullable=False),
+            pa.field("token_count", pa.int64(), nullable=False),
+        ]
+    )
+
+    def __init__(self, writer: pa.RecordBatchFileWriter) -> None:
+        self._writer = writer
+
+    def write(self, stored: StoredBatch, is_val: Any, text_bytes: Any, token_counts: Any) -> None:
+        """Appends rows: arrays with one value a document."""
+        columns = [stored.members, stored.sha256, is_val, text_bytes, token_counts]
+        arrays = [pa.array(column, field.type) for column, field in zip(columns, self.SCHEMA, strict=True)]
+        self._writer.write_batch(pa.record_batch(arrays, schema=self.SCHEMA))
+
+
+@contextlib.contextmanager
+def write_rows(path: Path) -> Iterator[RowsWriter]:
+    """Writes the rows of one part to a file."""
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, RowsWriter.SCHEMA) as writer:
+        yield RowsWriter(writer)
+
+
+class DocumentsWriter:
+    """Writes `documents.parquet` of a data set, part by part in corpus order.
 
     Row groups are of a fixed number of rows, so the bytes do not depend on how the work was divided.
     """
-    with atomic_file(path) as file, _parquet_writer(file, DOCUMENTS_SCHEMA) as writer:
-        waiting: list[pa.Table] = []
-        rows = 0
-        for shard, part, tokens_before in parts:
-            waiting.append(
-                _placed(pq.read_table(part, page_checksum_verification=True), shard, tokens_before)
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._writer = pq.ParquetWriter(
+            file, DOCUMENTS_SCHEMA, compression="zstd", compression_level=1,
+            use_dictionary=["split", "shard"], write_statistics=False, write_page_checksum=True,
+        )  # fmt: skip
+        self._waiting: list[tuple[str, pa.Table]] = []
+        self._rows = 0
+        self._tokens = {False: 0, True: 0}  # written so far, of train and val
+
+    def append(self, shard: str, rows: Path) -> None:
+        """Appends the rows of one part, which came from that shard."""
+        with pa.memory_map(str(rows)) as file:
+            table = pa.ipc.open_file(file).read_all()
+        while table.num_rows:
+            piece = table.slice(0, _ROWS_A_GROUP - self._rows)
+            table = table.slice(piece.num_rows)
+            self._waiting.append((shard, piece))
+            self._rows += piece.num_rows
+            if self._rows == _ROWS_A_GROUP:
+                self._write_group()
+
+    def close(self) -> None:
+        """Writes the last rows and the end of the file."""
+        self._write_group()
+        self._writer.close()
+
+    def abandon(self) -> None:
+        """Ends the writing of a file that is to be thrown away, if it has not ended."""
+        _abandon(self._writer)
+
+    def _write_group(self) -> None:
+        if not self._rows:
+            return
+        rows = pa.concat_tables([table for _, table in self._waiting]).combine_chunks()
+        shards, shard_of_row = np.unique([shard for shard, _ in self._waiting], return_inverse=True)
+        sizes = [table.num_rows for _, table in self._waiting]
+        is_val = rows.column("is_val").to_numpy()
+        columns = {
+            "split": pa.DictionaryArray.from_arrays(
+                pa.array(is_val.astype(np.int8)), pa.array(["train", "val"])
+            ),
+            "shard": pa.DictionaryArray.from_arrays(
+                pa.array(np.repeat(shard_of_row, sizes).astype(np.int32)),
+                pa.array(shards.tolist(), pa.string()),
+            ),
+            "token_start": self._token_starts(is_val, rows.column("token_count").to_numpy()),
+        }
+        for name in ("member", "sha256", "text_bytes", "token_count"):
+            columns[name] = rows.column(name)
+        arrays = [columns[name] for name in DOCUMENTS_SCHEMA.names]
+        self._writer.write_table(pa.table(arrays, schema=DOCUMENTS_SCHEMA), row_group_size=_ROWS_A_GROUP)
+        self._waiting, self._rows = [], 0
+
+    def _token_starts(self, is_val: Any, counts: Any) -> pa.Array:
+        """Where each document begins in the token file of its split."""
+        starts = np.empty(len(counts), np.int64)
+        for split in (False, True):
+            ends = self._tokens[split] + np.cumsum(counts[is_val == split])
+            starts[is_val == split] = ends - counts[is_val == split]
+            self._tokens[split] = int(ends[-1]) if len(ends) else self._tokens[split]
+        return pa.array(starts)
+
+
+def write_token_lists(file: BinaryIO, documents: Iterable[tuple[str, str, Any]], dtype: str) -> None:
+    """Writes (shard, member, ids) of documents as Parquet: `shard`, `member`, `input_ids`."""
+    schema = pa.schema(
+        [("shard", pa.string()), ("member", pa.string()), ("input_ids", pa.list_(pa.type_for_alias(dtype)))]
+    )
+    with pq.ParquetWriter(file, schema, compression="zstd", compression_level=1) as writer:
+        remaining = iter(documents)
+        while batch := list(itertools.islice(remaining, _CORPUS_ROWS)):
+            columns = zip(*batch, strict=True)
+            writer.write_table(
+                pa.table(
+                    [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)],
+                    schema=schema,
+                )
             )
-            rows += waiting[-1].num_rows
-            while rows >= _ROWS_A_GROUP:
-                joined = pa.concat_tables(waiting)
-                _write_group(writer, joined.slice(0, _ROWS_A_GROUP))
-                waiting, rows = [joined.slice(_ROWS_A_GROUP)], rows - _ROWS_A_GROUP
-        if rows:
-            _write_group(writer, pa.concat_tables(waiting))
-
-
-def _write_group(writer: pq.ParquetWriter, table: pa.Table) -> None:
-    writer.write_table(table.unify_dictionaries().combine_chunks(), row_group_size=_ROWS_A_GROUP)
 
 
 def read_document_rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -203,54 +415,44 @@ def read_document_rows(path: Path) -> Iterator[dict[str, Any]]:
             yield from file.read_row_group(group).to_pylist()
 
 
-def _placed(rows: pa.Table, shard: str, tokens_before: dict[Split, int]) -> pa.Table:
-    """The rows of a part at their place in the data set."""
-    before = pa.array([tokens_before[split] for split in rows.column("split").to_pylist()], pa.int64())
-    start = pa.compute.add(rows.column("token_start"), before)
-    names = pa.DictionaryArray.from_arrays(pa.array([0] * rows.num_rows, pa.int32()), pa.array([shard]))
-    table = rows.set_column(DOCUMENTS_SCHEMA.get_field_index("token_start"), "token_start", start)
-    return table.set_column(DOCUMENTS_SCHEMA.get_field_index("shard"), "shard", names).cast(DOCUMENTS_SCHEMA)
+def find_document_row(
+    path: Path, *, token: tuple[Split, int] | None = None, sha256_prefix: bytes = b""
+) -> dict[str, Any] | None:
+    """The first row of a `documents.parquet` whose tokens hold `token` (split, offset), or whose hash begins so."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for group in range(file.num_row_groups):
+            if token:
+                rows = file.read_row_group(group, columns=["split", "token_start", "token_count"])
+                start, count = (rows.column(name).to_numpy() for name in ("token_start", "token_count"))
+                is_split = _is_val(rows.column("split")) == (token[0] == "val")
+                found = np.flatnonzero(is_split & (start <= token[1]) & (token[1] < start + count))
+            else:
+                hashes = file.read_row_group(group, columns=["sha256"]).column("sha256").to_pylist()
+                found = np.flatnonzero([one.startswith(sha256_prefix) for one in hashes])
+            if len(found):
+                row: dict[str, Any] = file.read_row_group(group).slice(int(found[0]), 1).to_pylist()[0]
+                return row
+    return None
 
 
-def _write_documents(shard: Shard, path: Path, invalid_utf8: InvalidUtf8) -> dict[str, int]:
-    counts = dict.fromkeys(
-        ("documents", "text_bytes", "byte_order_marks", "crlf_line_ends", "invalid_utf8_documents"), 0
-    )
-    with atomic_file(path) as file, _parquet_writer(file, _SCHEMA) as writer:
-        batch: list[tuple[str, bytes, bytes]] = []
-        batch_bytes = 0
-        for document in read_documents(shard, invalid_utf8=invalid_utf8):
-            batch.append((document.member, sha256_text(document.utf8), document.utf8))
-            batch_bytes += len(document.utf8)
-            counts["documents"] += 1
-            counts["text_bytes"] += len(document.utf8)
-            counts["byte_order_marks"] += document.had_byte_order_mark
-            counts["crlf_line_ends"] += document.crlf_line_ends
-            counts["invalid_utf8_documents"] += document.invalid_utf8_replaced
-            if batch_bytes >= _BATCH_TEXT_BYTES:
-                _write_batch(writer, batch)
-                batch, batch_bytes = [], 0
-        if batch:
-            _write_batch(writer, batch)
-    return counts
+def document_columns(path: Path, names: list[str]) -> dict[str, Any]:
+    """Whole columns of a `documents.parquet` as numpy arrays: hashes as S32, `split` as whether it is val."""
+    table = pq.read_table(path, columns=names, page_checksum_verification=True)
+    columns: dict[str, Any] = {}
+    for name in names:
+        column = table.column(name)
+        if name == "split":
+            columns[name] = _is_val(column)
+        elif name == "sha256":
+            columns[name] = np.frombuffer(b"".join(column.to_pylist()), "S32")
+        else:
+            columns[name] = column.to_numpy()
+    return columns
 
 
-def _write_batch(writer: pq.ParquetWriter, batch: list[tuple[str, bytes, bytes]]) -> None:
-    members, digests, texts = zip(*batch, strict=True)
-    # The bytes were proved to be UTF-8 when they were read: `view` takes them as strings without checking again.
-    columns = [
-        pa.array(members, pa.string()),
-        pa.array(digests, pa.binary(32)),
-        pa.array(texts, pa.binary()).view(pa.string()),
-    ]
-    writer.write_table(pa.table(columns, schema=_SCHEMA))
-
-
-def _parquet_writer(file: Any, schema: pa.Schema) -> pq.ParquetWriter:
-    return pq.ParquetWriter(
-        file, schema, compression="zstd", compression_level=1, use_dictionary=["split", "shard"],
-        write_statistics=False, write_page_checksum=True,
-    )  # fmt: skip
+def _is_val(split: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    is_val: npt.NDArray[np.bool_] = pc.equal(split.cast(pa.string()), "val").to_numpy()
+    return is_val
 
 
 def _record(path: Path) -> Path:

@@ -7,8 +7,6 @@ StorageError
   CheckpointError    a checkpoint is missing, damaged, or does not match its record
 """
 
-from pathlib import Path
-
 
 class StorageError(Exception):
     """Root of everything that can be wrong with files. Its text is one line for the user."""
@@ -19,15 +17,15 @@ class CorpusError(StorageError):
 
 
 class ShardError(StorageError):
-    """One shard cannot be trusted. `path` names it and `reason` says why; retrying cannot heal it."""
+    """One shard cannot be trusted. `place` names it and `reason` says why; retrying cannot heal it."""
 
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}")
-        self.path = path
+    def __init__(self, place: str, reason: str) -> None:
+        super().__init__(f"{place}: {reason}")
+        self.place = place
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["ShardError"], tuple[Path, str]]:
-        return type(self), (self.path, self.reason)
+    def __reduce__(self) -> tuple[type["ShardError"], tuple[str, str]]:
+        return type(self), (self.place, self.reason)
 
 
 class Malformed(Exception):

@@ -7,7 +7,9 @@ import json
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,43 +34,68 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sha256_text(utf8: bytes | memoryview) -> bytes:
+    """The identity of a document: sha256 of its text, 32 bytes."""
+    return hashlib.sha256(utf8).digest()
+
+
+def crc32_file(path: Path) -> int:
+    """CRC-32 of a file's bytes: against accidents, at half the cost of a sha256."""
+    crc32 = 0
+    with named_errors(path), path.open("rb") as file:
+        while chunk := file.read(_READ_BYTES):
+            crc32 = zlib.crc32(chunk, crc32)
+    return crc32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """Size and checksums of one file, in hex; `block_sha256` has one entry for each 64 MiB."""
+
+    bytes: int
+    sha256: str
+    block_sha256: list[str]
+
+
 class Checksums:
     """sha256 of a stream of bytes, whole and by block of 64 MiB, in one pass over it."""
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._whole, self._block, self._blocks = hashlib.sha256(), hashlib.sha256(), list[str]()
+        self._whole = self._block = (
+            hashlib.sha256()
+        )  # one and the same in the first block: most files have no other
+        self._blocks = list[str]()
 
-    def update(self, chunk: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """The next bytes, however many."""
-        self._whole.update(chunk)
-        while chunk:
+        rest = memoryview(data).cast("B")
+        while rest:
             room = CHECKSUM_BLOCK_BYTES - self.bytes % CHECKSUM_BLOCK_BYTES
-            piece, chunk = chunk[:room], chunk[room:]
-            self._block.update(piece)
+            piece, rest = rest[:room], rest[room:]
+            self._whole.update(piece)
+            if self._block is not self._whole:
+                self._block.update(piece)
             self.bytes += len(piece)
             if len(piece) == room:
                 self._blocks.append(self._block.hexdigest())
                 self._block = hashlib.sha256()
 
-    def whole(self) -> str:
-        """sha256, in hex, of all bytes so far."""
-        return self._whole.hexdigest()
-
-    def blocks(self) -> list[str]:
-        """sha256, in hex, of each block so far; the last one may be shorter."""
-        return (
-            [*self._blocks, self._block.hexdigest()] if self.bytes % CHECKSUM_BLOCK_BYTES else [*self._blocks]
+    def facts(self) -> FileFacts:
+        """Size and checksums of all bytes so far; the last block may be shorter than the others."""
+        last = [self._block.hexdigest()] if self.bytes % CHECKSUM_BLOCK_BYTES else []
+        return FileFacts(
+            bytes=self.bytes, sha256=self._whole.hexdigest(), block_sha256=[*self._blocks, *last]
         )
 
 
-def checksums(path: Path) -> tuple[str, list[str]]:
-    """sha256 of a whole file, and of each block of 64 MiB."""
+def checksums(path: Path) -> Checksums:
+    """The checksums of a whole file."""
     sums = Checksums()
     with named_errors(path), path.open("rb") as file:
         while chunk := file.read(_READ_BYTES):
             sums.update(chunk)
-    return sums.whole(), sums.blocks()
+    return sums
 
 
 @contextlib.contextmanager
@@ -90,6 +117,44 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
             _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class Together:
+    """Files that get their final names together, in the order they were opened, after all of them are on the disk.
+
+    Whoever takes the last name for "done" never sees it without the others. Safe against another writer of the same names.
+    """
+
+    def __init__(self) -> None:
+        self._files: list[tuple[Path, Path, BinaryIO]] = []
+
+    def open(self, path: Path) -> BinaryIO:
+        """A binary file to write, which will be at `path`."""
+        temporary = _temporary_beside(path)
+        with named_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = temporary.open("wb")
+        self._files.append((path, temporary, file))
+        return file
+
+    def publish(self) -> None:
+        """Returns when the files are on the disk under their final names."""
+        for path, _, file in self._files:
+            with named_errors(path), file:
+                file.flush()
+                os.fsync(file.fileno())
+        for path, temporary, _ in self._files:
+            temporary.rename(path)
+        for folder in {path.parent for path, _, _ in self._files}:
+            with named_errors(folder):
+                _sync_folder(folder)
+
+    def discard(self) -> None:
+        """Removes what has no final name yet; nothing, after `publish`."""
+        for _, temporary, file in self._files:
+            with contextlib.suppress(OSError):  # of a full disk: what could not be written is removed anyway
+                file.close()
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -202,5 +267,6 @@ def named_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.filename is None:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+            reason = os.strerror(error.errno) if error.errno else str(error)
+            raise OSError(error.errno, reason, str(path)) from error
         raise

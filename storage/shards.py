@@ -1,69 +1,98 @@
-"""A shard of OpenWebText, a tar inside xz, read as whole documents and proved complete; and the writer of the same layout.
+"""A shard of a corpus read as whole documents and proved complete; and the writer of OpenWebText's layout.
+
+A shard is one file: a tar of texts, JSON lines, Parquet or plain text, as it is or compressed by xz, Zstandard or gzip.
+Its content tells which; a name can only contradict it. An archive of shards is read here too, shard by shard.
 
 Nothing of an archive ever becomes a path on this disk: members are read from the stream, and their names are data.
-
-The proof, before the last document is believed: the xz stream reaches its end, its block checks hold, nothing but
-legal padding or further xz streams follow, and the tar ends with its end marker. `tarfile.open(…, "r|xz")` misses up
-to 32 bytes cut off the end, and `lzma.open` ignores trailing garbage, so neither is used to read.
+What proves that nothing is missing stands in `compression` and `tar_stream`: believe no document before the end.
 """
 
 import codecs
-import hashlib
 import io
+import itertools
+import json
 import lzma
 import os
 import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Literal
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
 
+from storage.compression import compression_of, expanded
+from storage.documents import TextBatch, is_parquet, parquet_texts
 from storage.errors import CorpusError, Malformed, ShardError
 from storage.files import atomic_file, named_errors
-from storage.tar_stream import TAR_BLOCK_BYTES, ByteStream, is_tar, tar_members
+from storage.tar_stream import MAX_MEMBER_BYTES, TAR_BLOCK_BYTES, ByteStream, is_tar, tar_members
 from storage.workspace import natural_order
 from storage.xz_index import XZ_MAGIC, uncompressed_size
 
 InvalidUtf8 = Literal["refuse", "replace"]
 
-# Text shrinks 3 to 4 times under xz, a book of one repeated line some hundred times; beyond this it is a bomb.
-MAX_EXPANSION = 1000
-_GRACE_BYTES = 64 << 20
-_DECODER_MEMORY_BYTES = 256 << 20  # `xz -9` asks for 65 MiB
-_CHECKS = (lzma.CHECK_CRC32, lzma.CHECK_CRC64, lzma.CHECK_SHA256)
-_READ_BYTES = 256 << 10
-_SUFFIXES = (".xz", ".txt")
+_COMPRESSED_SUFFIXES = {".xz": "xz", ".zst": "zstd", ".gz": "gzip"}
+_SUFFIXES = (*_COMPRESSED_SUFFIXES, ".txt", ".tar", ".jsonl", ".parquet")
 _WILDCARD = re.compile(r"[*?\[]")
 # Lone surrogates stand for bytes of a name that are not UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 # A text file up to this size is one document; a longer one is a book, cut into documents at blank lines.
 WHOLE_TEXT_BYTES = 64 << 10
 BOOK_DOCUMENT_BYTES = 4 << 10  # near OpenWebText's mean document of 4,963 bytes
+_BATCH_TEXT_BYTES = 4 << 20  # small enough for the CPU's cache, and for what numpy makes of it
+_BATCH_DOCUMENTS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One file of a corpus. `name` is its path below the corpus, and decides its place in the corpus's order."""
+    """One file of a corpus. `name` is its path below the corpus, and decides its place in the corpus's order.
 
-    path: Path
+    `content` has its bytes if they are in memory. `member` is set for a shard that came out of an archive, which is at
+    `location` then.
+    """
+
+    location: str
     name: str
     compressed_bytes: int
+    content: bytes | None = None
+    member: str | None = None
+
+    def open(self) -> BinaryIO:
+        """Its bytes, from the first."""
+        return Path(self.location).open("rb") if self.content is None else io.BytesIO(self.content)
+
+    def refused(self, reason: str) -> ShardError:
+        """The error that says why this shard cannot be trusted."""
+        place = self.location if self.member is None else f"{self.location}: {self.member}"
+        return ShardError(place, reason)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Document:
-    """One text of a shard, as valid UTF-8 with `\\n` line ends and no byte order mark, and what was done to get there."""
+class Reading:
+    """How bytes become documents: everything that changes a shard's text but its bytes.
 
-    member: str
-    utf8: bytes
-    had_byte_order_mark: bool
-    crlf_line_ends: int
-    invalid_utf8_replaced: bool
+    `text_column` names the column of Parquet, and the field of JSON lines, that holds the text.
+    """
+
+    invalid_utf8: InvalidUtf8 = "refuse"
+    text_column: str = "text"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DocumentBatch:
+    """Neighbouring documents of a shard, with `\\n` line ends and no byte order mark; and what was changed for that."""
+
+    texts: TextBatch
+    byte_order_marks: int = 0
+    crlf_line_ends: int = 0
+    invalid_utf8_documents: int = 0
+
+
+class ArchiveOfShards(Exception):
+    """The file holds further compressed files: read it by `read_archive`."""
 
 
 def find_shards(corpus: str) -> list[Shard]:
-    """The shards of a folder (its `.xz` and `.txt` files, at any depth), a file, or a glob, in natural order of names.
+    """The shards of a folder (its files of a known form, at any depth), a file, or a glob, in natural order of names.
 
     Hidden files are passed over, and links to folders are not followed. Raises CorpusError, saying what was looked
     for, if there are none.
@@ -71,7 +100,9 @@ def find_shards(corpus: str) -> list[Shard]:
     path = Path(corpus).expanduser()
     if path.is_dir():
         root, files = path, [file for file in _visible_files(path) if file.suffix in _SUFFIXES]
-        missing = f"{path}: no .xz or .txt file in this folder; name the folder that holds the shards"
+        missing = (
+            f"{path}: no {', '.join(_SUFFIXES)} file in this folder; name the folder that holds the shards"
+        )
     elif path.is_file():
         root, files, missing = path.parent, [path], ""
     elif _WILDCARD.search(corpus):
@@ -84,65 +115,74 @@ def find_shards(corpus: str) -> list[Shard]:
     return sorted((_shard(file, root) for file in files), key=lambda shard: natural_order(shard.name))
 
 
-def read_documents(shard: Shard, *, invalid_utf8: InvalidUtf8 = "refuse") -> Iterator[Document]:
+def read_batches(
+    shard: Shard, reading: Reading, *, document_limit_bytes: int | None = None
+) -> Iterator[DocumentBatch]:
     """The documents of a shard, in order. Believe none of them before the iterator has ended without an error.
 
-    A file that ends in `.xz` must be xz. What is inside, or any other file, is a tar of texts or one text.
-    Raises ShardError if anything is not as it should be, naming the file and the member.
+    A document beyond `document_limit_bytes` refuses the shard: there is no memory for it.
+
+    Raises ShardError if anything is not as it should be, naming the file and the member; ArchiveOfShards, before the
+    first document, if it holds no texts but further compressed files.
     """
-    with named_errors(shard.path), shard.path.open("rb") as file:
-        if shard.compressed_bytes == 0:
-            raise ShardError(shard.path, "the file is empty")
+    with named_errors(Path(shard.location)), shard.open() as file:
         try:
-            stream = ByteStream(_content(file, shard))
-            in_tar = is_tar(stream.peek(TAR_BLOCK_BYTES))
             count = 0
-            for member, raw in tar_members(stream) if in_tar else _text_pieces(stream):
-                count += 1
-                first_byte = 0 if in_tar else stream.taken - len(raw)
-                yield _document(member, raw, first_byte, invalid_utf8)
+            for documents in _batches(_raw_documents(file, shard, reading.text_column)):
+                count += len(documents)
+                if document_limit_bytes is not None:
+                    _refuse_larger(documents, document_limit_bytes)
+                yield _normalised(documents, reading.invalid_utf8)
         except Malformed as error:
-            raise ShardError(shard.path, str(error)) from None
+            raise shard.refused(str(error)) from None
         if count == 0:
-            raise ShardError(shard.path, "holds no documents")
+            raise shard.refused("holds no documents")
+
+
+def read_archive(archive: Shard) -> Iterator[Shard]:
+    """The shards inside a tar, one after another, each with its bytes in memory; the archive is never unpacked to disk.
+
+    Raises ShardError if the archive is not whole; believe none of the shards before the iterator has ended.
+    """
+    with named_errors(Path(archive.location)), archive.open() as file:
+        try:
+            for member, content in tar_members(_content(file, archive)):
+                if _is_hidden(Path(member)) or Path(member).suffix not in _SUFFIXES:  # as in a folder
+                    continue
+                yield Shard(
+                    location=archive.location,
+                    name=f"{archive.name}/{member}",
+                    compressed_bytes=len(content),
+                    content=content,
+                    member=member,
+                )
+        except Malformed as error:
+            raise archive.refused(str(error)) from None
+
+
+def is_plain_text(shard: Shard) -> bool:
+    """Whether a shard is one text, a book, and no collection of documents: by its beginning alone."""
+    with named_errors(Path(shard.location)), shard.open() as file:
+        if is_parquet(file):
+            return False
+        file.seek(0)
+        try:
+            stream = _content(file, shard)
+            return not is_tar(stream.peek(TAR_BLOCK_BYTES)) and not _json_lines(stream, "text")
+        except Malformed:  # whoever reads it will say so
+            return True
 
 
 def uncompressed_bytes(shard: Shard) -> int:
-    """Size of the shard's content from the index at the end of the xz file, without decompressing anything.
+    """Size of the shard's content; of xz from the index at its end, without decompressing anything.
 
-    Raises ShardError if the file does not end as xz files do.
+    Raises ShardError if an xz file does not end as xz files do.
     """
-    if shard.path.suffix != ".xz":
-        return shard.compressed_bytes
-    with named_errors(shard.path), shard.path.open("rb") as file:
+    with named_errors(Path(shard.location)), shard.open() as file:
         try:
-            return uncompressed_size(file)
+            return uncompressed_size(file) if _compression(file, shard) == "xz" else shard.compressed_bytes
         except Malformed as error:
-            raise ShardError(shard.path, str(error)) from None
-
-
-def unpack_shards(archive: Path, folder: Path) -> Iterator[Path]:
-    """Unpacks a tar or tar.xz of shards into `folder`, by the last part of each member's name; yields each file.
-
-    Raises ShardError if the archive is not whole; believe none of the files before the iterator has ended.
-    """
-    shard = Shard(path=archive, name=archive.name, compressed_bytes=archive.stat().st_size)
-    seen: set[str] = set()
-    with named_errors(archive), archive.open("rb") as file:
-        is_xz = file.read(len(XZ_MAGIC)) == XZ_MAGIC
-        file.seek(0)
-        try:
-            chunks = _decompress(file, shard) if is_xz else _chunks(file)
-            for member, content in tar_members(ByteStream(chunks)):
-                path = folder / PurePosixPath(member).name
-                if path.name in seen:
-                    raise Malformed(f"has two members named {path.name!r}")
-                seen.add(path.name)
-                with atomic_file(path) as target:
-                    target.write(content)
-                yield path
-        except Malformed as error:
-            raise ShardError(archive, str(error)) from None
+            raise shard.refused(str(error)) from None
 
 
 def write_shard(path: Path, documents: Iterable[tuple[str, bytes]]) -> None:
@@ -194,70 +234,129 @@ def _shard(file: Path, root: Path) -> Shard:
         raise CorpusError(f"{str(file)!a}: its name has control characters or is not UTF-8; rename it")
     if not file.is_file():
         raise CorpusError(f"{file}: is no file that can be read (a link to nothing?); mend or remove it")
-    return Shard(path=file, name=file.relative_to(root).as_posix(), compressed_bytes=file.stat().st_size)
+    return Shard(
+        location=str(file), name=file.relative_to(root).as_posix(), compressed_bytes=file.stat().st_size
+    )
 
 
-# --- xz ---------------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
-def _content(file: BinaryIO, shard: Shard) -> Iterator[bytes]:
-    """The file's chunks, decompressed if its name says that it is xz."""
-    if shard.path.suffix == ".xz":
-        return _decompress(file, shard)
-    if file.read(len(XZ_MAGIC)) == XZ_MAGIC:
-        raise Malformed("is xz, but its name does not say so; rename it to end in .xz")
+def _compression(file: BinaryIO, shard: Shard) -> str | None:
+    """How the file is compressed, if it is; a name that claims what it is not is refused. The file is at its start then."""
+    if shard.compressed_bytes == 0:
+        raise Malformed("the file is empty")
+    claimed = _COMPRESSED_SUFFIXES.get(Path(shard.name).suffix)
+    found = compression_of(file.read(len(XZ_MAGIC)))
     file.seek(0)
-    return _chunks(file)
+    if claimed and found != claimed:
+        raise Malformed(f"is not {claimed} (its first bytes are not {claimed}'s); name it after what it is")
+    return found
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    while chunk := file.read(_READ_BYTES):
-        yield chunk
+def _content(file: BinaryIO, shard: Shard) -> ByteStream:
+    """The file's bytes, decompressed if they are compressed."""
+    _compression(file, shard)
+    return ByteStream(expanded(file, shard.compressed_bytes))
 
 
-def _decompress(file: BinaryIO, shard: Shard) -> Iterator[bytes]:
-    """Decompressed chunks of one or more xz streams; ends only when all of the file is accounted for."""
-    limit = shard.compressed_bytes * MAX_EXPANSION + _GRACE_BYTES
-    data, produced = file.read(_READ_BYTES), 0
-    if not data.startswith(XZ_MAGIC):
-        raise Malformed("is not xz (its first bytes are not xz's); rename it to .txt if it is plain text")
-    while data:
-        decoder = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_DECODER_MEMORY_BYTES)
-        while not decoder.eof:
-            try:
-                chunk = decoder.decompress(data, max_length=_READ_BYTES * 4)
-            except lzma.LZMAError as error:
-                raise Malformed(
-                    f"cannot be decompressed ({str(error).lower()}); fetch the file again"
-                ) from None
-            produced += len(chunk)
-            if produced > limit:
-                raise Malformed(f"expands to more than {MAX_EXPANSION} times its size: a decompression bomb")
-            yield chunk
-            data = file.read(_READ_BYTES) if decoder.needs_input and not decoder.eof else b""
-            if decoder.needs_input and not decoder.eof and not data:
-                raise Malformed("is cut off: its xz stream has no end; fetch the file again")
-        if decoder.check not in _CHECKS:  # a check of a kind unknown to liblzma would be passed over
-            raise Malformed("has no integrity check that is known; compress it again with: xz --check=crc64")
-        data = _after_stream(decoder.unused_data, file)
+def _raw_documents(file: BinaryIO, shard: Shard, text_column: str) -> Iterator[tuple[str, bytes, int]]:
+    """(member, bytes as they are, place of the first byte in the text it was cut from) of each document."""
+    if not _compression(file, shard) and is_parquet(file):
+        for row, text in enumerate(parquet_texts(file, text_column), start=1):
+            yield f"row-{row:09d}", text, 0
+        return
+    file.seek(0)
+    stream = _content(file, shard)
+    head = stream.peek(TAR_BLOCK_BYTES)
+    if is_tar(head):
+        for number, (member, raw) in enumerate(tar_members(stream)):
+            if compression_of(raw):
+                if number == 0 and shard.member is None:
+                    raise ArchiveOfShards
+                raise Malformed(f"holds a compressed file, {member!r}, where texts are expected")
+            yield member, raw, 0
+    elif lines := _json_lines(stream, text_column):
+        yield from lines
+    elif claimed := _claims_another_form(shard.name):
+        raise Malformed(f"is plain text, and its name says {claimed}; fetch it again, or name it .txt")
+    else:
+        for member, raw in _text_pieces(stream):
+            yield member, raw, stream.taken - len(raw)
 
 
-def _after_stream(data: bytes, file: BinaryIO) -> bytes:
-    """What follows a finished xz stream: nothing, or the start of the next one after legal padding (zeros by fours)."""
-    padding = 0
-    while True:
-        rest = data.lstrip(b"\0")
-        padding += len(data) - len(rest)
-        if rest:
-            rest += file.read(_READ_BYTES)
-            if padding % 4 or not rest.startswith(XZ_MAGIC):
-                raise Malformed("has bytes after the end of its xz stream; fetch the file again")
-            return rest
-        data = file.read(_READ_BYTES)
-        if not data:
-            if padding % 4:
-                raise Malformed("has bytes after the end of its xz stream; fetch the file again")
-            return b""
+def _claims_another_form(name: str) -> str | None:
+    """What the name of a text says that it is: an error's page, or a pointer to a large file, saved as data."""
+    path = Path(name)
+    suffix = path.with_suffix("").suffix if path.suffix in _COMPRESSED_SUFFIXES else path.suffix
+    return suffix if suffix in (".tar", ".jsonl", ".parquet") else None
+
+
+def _batches(documents: Iterator[tuple[str, bytes, int]]) -> Iterator[list[tuple[str, bytes, int]]]:
+    batch: list[tuple[str, bytes, int]] = []
+    size = 0
+    for document in documents:
+        batch.append(document)
+        size += len(document[1])
+        if size >= _BATCH_TEXT_BYTES or len(batch) >= _BATCH_DOCUMENTS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _refuse_larger(documents: list[tuple[str, bytes, int]], limit: int) -> None:
+    for member, raw, _ in documents:
+        if len(raw) > limit:
+            raise Malformed(
+                f"member {member!r} has {len(raw):,} bytes, and the memory budget has room for documents of {limit:,}; "
+                "allow more with --memory-budget"
+            )
+
+
+def _json_lines(stream: ByteStream, field: str) -> Iterator[tuple[str, bytes, int]] | None:
+    """The documents of JSON lines; None, with nothing taken, if the first line with something in it is no JSON object."""
+    if not stream.peek(TAR_BLOCK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
+        return None
+    lines, taken = stream.lines(MAX_MEMBER_BYTES), list[bytes]()
+    for line in lines:
+        taken.append(line)
+        if line.removeprefix(codecs.BOM_UTF8).strip():
+            break
+    try:
+        is_object = isinstance(_parsed(taken[-1].removeprefix(codecs.BOM_UTF8)), dict)
+    except (ValueError, RecursionError):
+        is_object = False
+    if not is_object:
+        stream.put_back(b"".join(taken))
+        return None
+    taken[0] = taken[0].removeprefix(codecs.BOM_UTF8)
+    return _json_texts(itertools.chain(taken, lines), field)
+
+
+def _json_texts(lines: Iterator[bytes], field: str) -> Iterator[tuple[str, bytes, int]]:
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = _parsed(line)
+            text = fields[field]
+        except (ValueError, RecursionError):
+            raise Malformed(f"line {number:,} is not JSON; it may be cut off") from None
+        except (KeyError, TypeError):
+            known = ", ".join(map(repr, fields)) if isinstance(fields, dict) else "no object"
+            raise Malformed(
+                f"line {number:,} has no field {field!r} (there: {known[:200]}); choose one with --text-column"
+            ) from None
+        if not isinstance(text, str):
+            raise Malformed(f"line {number:,}: the field {field!r} is not text")
+        # A lone surrogate has no UTF-8: it is met where other invalid bytes are.
+        yield f"line-{number:09d}", text.encode("utf-8", "surrogatepass"), 0
+
+
+def _parsed(line: bytes) -> Any:
+    """A line of JSON; bytes that are no UTF-8 become lone surrogates in its strings."""
+    return json.loads(line.decode("utf-8", "surrogateescape"))
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
@@ -294,38 +393,46 @@ def _cut(window: bytes) -> int:
     return position
 
 
-def _document(member: str, raw: bytes, first_byte: int, invalid_utf8: InvalidUtf8) -> Document:
-    """The document that `raw` is; `first_byte` is its place in the text it was cut from, 0 in a tar."""
-    if first_byte == 0:
-        _refuse_other_formats(member, raw)
-    had_mark = first_byte == 0 and raw.startswith(codecs.BOM_UTF8)
-    utf8 = raw[len(codecs.BOM_UTF8) :] if had_mark else raw
-    crlf = utf8.count(b"\r\n")
-    if crlf:
-        utf8 = utf8.replace(b"\r\n", b"\n")
-    replaced = False
-    if (wrong := _first_invalid_byte(raw)) is not None:
-        if invalid_utf8 == "refuse":
-            raise Malformed(
-                f"member {member!r} is not valid UTF-8 at byte {first_byte + wrong:,}; "
-                "--invalid-utf8 replace reads such bytes as U+FFFD"
-            )
-        utf8, replaced = utf8.decode(errors="replace").encode(), True
-    return Document(
-        member=member,
-        utf8=utf8,
-        had_byte_order_mark=had_mark,
-        crlf_line_ends=crlf,
-        invalid_utf8_replaced=replaced,
+def _normalised(documents: list[tuple[str, bytes, int]], invalid_utf8: InvalidUtf8) -> DocumentBatch:
+    """Documents as they are to be stored. Most need nothing done, and cost next to nothing here."""
+    members, texts = [member for member, _, _ in documents], [raw for _, raw, _ in documents]
+    marks = line_ends = 0
+    for index, text in enumerate(texts):
+        if text.startswith(codecs.BOM_UTF8) and documents[index][2] == 0:
+            texts[index] = text = text[len(codecs.BOM_UTF8) :]
+            marks += 1
+        if b"\r" in text and (count := text.count(b"\r\n")):
+            texts[index] = text.replace(b"\r\n", b"\n")
+            line_ends += count
+    batch, replaced = TextBatch.of(members, texts), 0
+    if not batch.is_utf8():
+        replaced = _replace_invalid(texts, documents, invalid_utf8)
+        batch = TextBatch.of(members, texts)
+    return DocumentBatch(
+        texts=batch, byte_order_marks=marks, crlf_line_ends=line_ends, invalid_utf8_documents=replaced
     )
 
 
-def _refuse_other_formats(member: str, raw: bytes) -> None:
-    if raw.startswith(XZ_MAGIC):
-        raise Malformed(
-            f"holds further .xz files ({member!r}); unpack it first: tar -xf, then name the folder"
-        )
-    if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+def _replace_invalid(
+    texts: list[bytes], documents: list[tuple[str, bytes, int]], invalid_utf8: InvalidUtf8
+) -> int:
+    """Puts U+FFFD where bytes are not UTF-8, and counts the documents that had some; raises Malformed if that is refused."""
+    replaced = 0
+    for index, (member, raw, first_byte) in enumerate(documents):
+        _refuse_other_formats(member, raw, first_byte)
+        if (wrong := _first_invalid_byte(raw)) is not None:
+            if invalid_utf8 == "refuse":
+                raise Malformed(
+                    f"member {member!r} is not valid UTF-8 at byte {first_byte + wrong:,}; "
+                    "--invalid-utf8 replace reads such bytes as U+FFFD"
+                )
+            texts[index] = texts[index].decode(errors="replace").encode()
+            replaced += 1
+    return replaced
+
+
+def _refuse_other_formats(member: str, raw: bytes, first_byte: int) -> None:
+    if first_byte == 0 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise Malformed(f"member {member!r} is UTF-16; make it UTF-8 first: iconv -f UTF-16 -t UTF-8")
 
 
@@ -336,8 +443,3 @@ def _first_invalid_byte(raw: bytes) -> int | None:
         except UnicodeDecodeError as error:
             return error.start
     return None
-
-
-def sha256_text(utf8: bytes) -> bytes:
-    """The identity of a document: sha256 of its text, 32 bytes."""
-    return hashlib.sha256(utf8).digest()

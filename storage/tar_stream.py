@@ -13,6 +13,9 @@ MAX_MEMBER_BYTES = 1 << 30
 TAR_BLOCK_BYTES = 512
 _MAX_HEADER_BYTES = 1 << 20  # of a long name or PAX records
 _READ_BYTES = 256 << 10
+_OCTAL = re.compile(rb"[0-7]{1,12}")
+_DECIMAL = re.compile(rb"[0-9]{1,20}")
+_PLAIN_NAME = re.compile(r"[0-9A-Za-z_-][0-9A-Za-z_.-]*")
 _HEADERS = b"Lxg"  # GNU long name, PAX records of one member, PAX records of all
 
 
@@ -33,15 +36,46 @@ class ByteStream:
             while available < size and (chunk := next(self._chunks, None)) is not None:
                 pieces.append(chunk)
                 available += len(chunk)
-            self._buffer, self._position = b"".join(pieces), 0
+            whole = pieces[-1] if len(pieces) == 2 and not pieces[0] else b"".join(pieces)
+            self._buffer, self._position = whole, 0
         return self._buffer[self._position : self._position + size]
 
     def take(self, size: int) -> bytes:
         """Up to `size` next bytes, less only at the end of the stream."""
-        data = self.peek(size)
+        start = self._position
+        data = self._buffer[start : start + size] if start + size <= len(self._buffer) else self.peek(size)
         self._position += len(data)
         self.taken += len(data)
         return data
+
+    def put_back(self, data: bytes) -> None:
+        """Undoes the last `take`, or the last line, of exactly these bytes."""
+        self._buffer, self._position = data + self._buffer[self._position :], 0
+        self.taken -= len(data)
+
+    def lines(self, limit: int) -> Iterator[bytes]:
+        """The rest of the stream, line by line, each with its `\\n`; the last may have none. Raises Malformed beyond `limit`."""
+        while True:
+            end = self._buffer.find(b"\n", self._position) + 1
+            if not end:
+                end = self._read_to_line_end(limit)
+            if end == self._position:
+                return
+            yield self.take(end - self._position)
+
+    def _read_to_line_end(self, limit: int) -> int:
+        """Fills the buffer until it has a whole line; returns where the line ends in it."""
+        pieces = [self._buffer[self._position :]]
+        size = len(pieces[0])
+        for chunk in self._chunks:
+            pieces.append(chunk)
+            size += len(chunk)
+            if b"\n" in chunk:
+                break
+            if size > limit:
+                raise Malformed(f"has a line of more than {limit:,} bytes")
+        self._buffer, self._position = b"".join(pieces), 0
+        return self._buffer.find(b"\n") + 1 or len(self._buffer)
 
 
 def is_tar(block: bytes) -> bool:
@@ -99,21 +133,18 @@ def _prove_end(stream: ByteStream) -> None:
 
 def _has_header_checksum(block: bytes) -> bool:
     """Whether 512 bytes carry the checksum of a tar header: the sum of its bytes, its own field as blanks."""
-    if len(block) < TAR_BLOCK_BYTES:
-        return False
     stored = block[148:156].strip(b" \0")
-    return (
-        bool(re.fullmatch(rb"[0-7]{1,7}", stored))
-        and int(stored, 8) == sum(block) - sum(block[148:156]) + 256
-    )
+    if len(block) < TAR_BLOCK_BYTES or not _OCTAL.fullmatch(stored):
+        return False
+    return int(stored, 8) == sum(block) - sum(block[148:156]) + 256
 
 
 def _member_content(stream: ByteStream, name: str, size: int) -> bytes:
-    padded = size + -size % TAR_BLOCK_BYTES
-    content = stream.take(padded)
-    if len(content) < padded:
+    content = stream.take(size)
+    padding = -size % TAR_BLOCK_BYTES
+    if len(content) < size or len(stream.take(padding)) < padding:
         raise Malformed(f"its tar is cut off inside member {name!r}")
-    return content[:size]
+    return content
 
 
 def _member_name(header: bytes, extended: dict[str, bytes]) -> str:
@@ -131,7 +162,7 @@ def _member_size(header: bytes, extended: dict[str, bytes], name: str, kind: byt
     field, base = (extended["size"], 10) if "size" in extended else (header[124:136].strip(b" \0"), 8)
     if header[124] & 0x80 and base == 8:
         size = int.from_bytes(header[125:136], "big")  # GNU's base 256, for sizes from 8 GiB
-    elif re.fullmatch(rb"[0-9]{1,20}" if base == 10 else rb"[0-7]{1,12}", field):
+    elif (_DECIMAL if base == 10 else _OCTAL).fullmatch(field):
         size = int(field, base)
     else:
         raise Malformed(f"tar member {name!r} has no valid size")
@@ -161,6 +192,8 @@ def _pax_records(content: bytes) -> dict[str, bytes]:
 
 def _refuse_unsafe(name: str) -> None:
     """Our reader writes no member to disk, but other tools would: a shard with such a name is not what it says."""
+    if _PLAIN_NAME.fullmatch(name):
+        return
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
         raise Malformed(f"tar member {name!r} points outside its archive; do not extract this file")

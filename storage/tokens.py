@@ -5,18 +5,18 @@ split is decided by a hash of its content, so that no other document and no orde
 """
 
 import contextlib
-import json
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from storage.documents import DocumentRow, Split, StoredDocument, write_document_rows
+from storage.documents import Split, StoredBatch, write_rows
 from storage.errors import DatasetError
-from storage.files import Checksums, publish_folder, staged_folder, write_json
+from storage.files import named_errors
 
 TokenArray = npt.NDArray[np.unsignedinteger]
 TokenDtype = Literal["uint16", "uint32"]
@@ -25,7 +25,6 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 SPLIT_RULE = (
     "val if the first 8 bytes of sha256(text), big-endian, divided by 2^64 < val_fraction, else train"
 )
-_COPY_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +45,32 @@ class SplitFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPart:
-    """The tokens of one stored shard: a folder with train.bin, val.bin, documents.parquet and part.json."""
+    """The tokens of one stored shard, waiting to be joined: <path>.train, <path>.val, and the documents in <path>.rows."""
 
     path: Path
     train: SplitFacts
     val: SplitFacts
+
+    def facts(self, split: Split) -> SplitFacts:
+        """Sizes of a split."""
+        return self.train if split == "train" else self.val
+
+    def file(self, what: Split | Literal["rows"]) -> Path:
+        """Where the tokens of a split lie, or the rows of the documents."""
+        return self.path.with_name(f"{self.path.name}.{what}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedBatch:
+    """Documents of a shard as token ids: `ids` has those of each split in order, with an end-of-text after each document.
+
+    `is_val` and `token_counts` (end-of-text counted) have one value a document, in the order of `stored`.
+    """
+
+    stored: StoredBatch
+    is_val: npt.NDArray[np.bool_]
+    token_counts: npt.NDArray[np.int64]
+    ids: dict[Split, TokenArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,69 +102,49 @@ def token_dtype(vocabulary_size: int) -> TokenDtype:
 
 def split_of(sha256: bytes, val_fraction: float) -> Split:
     """The split of a document with this content hash (SPLIT_RULE). Adding documents never moves another."""
-    return "val" if int.from_bytes(sha256[:8], "big") < val_fraction * 2.0**64 else "train"
+    return "val" if are_val([sha256], val_fraction)[0] else "train"
 
 
-def write_token_part(
-    path: Path,
-    documents: Iterable[tuple[StoredDocument, TokenArray]],
-    *,
-    val_fraction: float,
-    dtype: TokenDtype,
-    end_of_text: int,
-) -> TokenPart:
-    """Writes encoded documents, in their order, as the part at `path`; the folder appears only whole."""
-    stored_dtype = np.dtype(dtype).newbyteorder("<")
-    separator = np.array([end_of_text], stored_dtype).tobytes()
+def are_val(sha256: Sequence[bytes], val_fraction: float) -> npt.NDArray[np.bool_]:
+    """Which of the documents with these content hashes are in the val split (SPLIT_RULE)."""
+    hashes = np.frombuffer(b"".join(sha256), ">u8")[::4]  # of 32 bytes the first 8
+    limit = math.ceil(val_fraction * 2.0**64)
+    return hashes < np.uint64(limit) if limit < 1 << 64 else np.ones(len(sha256), np.bool_)
+
+
+def write_token_part(path: Path, batches: Iterable[EncodedBatch], dtype: TokenDtype) -> TokenPart:
+    """Writes encoded documents, in their order, as the part at `path`.
+
+    The part is not flushed to the disk and has no record: it is to be joined in a moment, and a later build makes its own.
+    """
     facts: dict[Split, SplitFacts] = {split: SplitFacts() for split in SPLITS}
-    rows: list[DocumentRow] = []
-    with staged_folder(path.parent) as stage:
-        with contextlib.ExitStack() as stack:
-            files = {split: stack.enter_context((stage / f"{split}.bin").open("wb")) for split in SPLITS}
-            for document, ids in documents:
-                split = split_of(document.sha256, val_fraction)
-                assert not len(ids) or int(ids.max()) <= np.iinfo(stored_dtype).max, (
-                    "an id above the vocabulary"
+    part = TokenPart(path=path, **facts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with named_errors(path), contextlib.ExitStack() as stack:
+        targets = {split: stack.enter_context(part.file(split).open("wb")) for split in SPLITS}
+        rows = stack.enter_context(write_rows(part.file("rows")))
+        for batch in batches:
+            text_bytes = np.fromiter(map(len, batch.stored.texts), np.int64, len(batch.stored.texts))
+            rows.write(batch.stored, batch.is_val, text_bytes, batch.token_counts)
+            for split in SPLITS:
+                mask, ids = batch.is_val == (split == "val"), _stored(batch.ids[split], dtype)
+                targets[split].write(ids.data)
+                facts[split] += SplitFacts(
+                    documents=int(mask.sum()), tokens=len(ids), text_bytes=int(text_bytes[mask].sum())
                 )
-                files[split].write(ids.astype(stored_dtype, copy=False).tobytes())
-                files[split].write(separator)
-                rows.append(
-                    DocumentRow(
-                        split=split,
-                        member=document.member,
-                        sha256=document.sha256,
-                        text_bytes=document.text_bytes,
-                        token_start=facts[split].tokens,
-                        token_count=len(ids) + 1,
-                    )
-                )
-                facts[split] += SplitFacts(documents=1, tokens=len(ids) + 1, text_bytes=document.text_bytes)
-        write_document_rows(stage / "documents.parquet", rows)
-        write_json(stage / "part.json", {split: asdict(facts[split]) for split in SPLITS})
-        publish_folder(stage, path, is_done=lambda folder: read_token_part(folder) is not None)
-    return TokenPart(path=path, train=facts["train"], val=facts["val"])
+    return TokenPart(path=path, **facts)
 
 
-def read_token_part(path: Path) -> TokenPart | None:
-    """The finished part at `path`, or None. The folder is renamed into place, so if it is there it is whole."""
-    try:
-        facts = json.loads((path / "part.json").read_text(encoding="utf-8"))
-        return TokenPart(path=path, train=SplitFacts(**facts["train"]), val=SplitFacts(**facts["val"]))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):  # not there, or no record of ours
-        return None
+def _stored(ids: TokenArray, dtype: TokenDtype) -> TokenArray:
+    """The ids in the bytes that a token file has."""
+    stored = np.dtype(dtype).newbyteorder("<")
+    assert ids.dtype.itemsize <= stored.itemsize or not len(ids) or int(ids.max()) <= np.iinfo(stored).max, (
+        "an id above the vocabulary"
+    )
+    return np.ascontiguousarray(ids, stored)
 
 
-def join_files(target: BinaryIO, sources: Iterable[Path]) -> tuple[int, str, list[str]]:
-    """Appends files one after another in streaming chunks; returns bytes, sha256, and sha256 by block of 64 MiB."""
-    sums = Checksums()
-    for chunk in _chunks(sources):
-        target.write(chunk)
-        sums.update(chunk)
-    return sums.bytes, sums.whole(), sums.blocks()
-
-
-def _chunks(sources: Iterable[Path]) -> Iterator[bytes]:
-    for source in sources:
-        with source.open("rb") as file:
-            while chunk := file.read(_COPY_BYTES):
-                yield chunk
+def remove_token_part(part: TokenPart) -> None:
+    """Removes the part, which has been joined."""
+    for path in (*map(part.file, SPLITS), part.file("rows")):
+        path.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ _CORRUPT = "its xz index is corrupt; fetch the file again"
 
 def uncompressed_size(file: BinaryIO) -> int:
     """Bytes that an xz file expands to, over all of its streams. Raises Malformed unless the indexes span the file."""
+    file.seek(0)
     if file.read(len(XZ_MAGIC)) != XZ_MAGIC:
         raise Malformed("is not xz (its first bytes are not xz's)")
     end, total = file.seek(0, io.SEEK_END), 0

@@ -1,16 +1,19 @@
 """What a person sees of a run in the Prefect UI: cards in Markdown. Nothing decides anything by them."""
 
+from typing import TYPE_CHECKING
+
 from prefect import get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 
-from tasks.dataset import BuiltDataset
-from tasks.evaluation import Evaluation
-from tasks.registry import ModelVersion
-from tasks.training import TrainedModel
+if TYPE_CHECKING:  # torch and MLflow come with these: a build of a data set needs neither
+    from tasks.dataset import BuiltDataset
+    from tasks.evaluation import Evaluation
+    from tasks.registry import ModelVersion
+    from tasks.training import TrainedModel
 
 
-def show_dataset(built: BuiltDataset) -> None:
+def show_dataset(built: "BuiltDataset") -> None:
     """A card of the data set: what it holds, where it is, what was reused, and what was left out."""
     manifest, dataset = built.dataset.manifest, built.dataset
     quarantined = "".join(f"| {shard.name} | {shard.reason} |\n" for shard in manifest.quarantined)
@@ -41,7 +44,7 @@ def _card(key: str, markdown: str, description: str) -> None:
         create_markdown_artifact(markdown, key=key, description=description)
 
 
-def show_training(trained: TrainedModel, mlflow_url: str) -> None:
+def show_training(trained: "TrainedModel", mlflow_url: str) -> None:
     """A card of a training: where its curves and checkpoints are."""
     _card(
         "training",
@@ -56,7 +59,7 @@ def show_training(trained: TrainedModel, mlflow_url: str) -> None:
     )
 
 
-def show_evaluation(evaluation: Evaluation) -> None:
+def show_evaluation(evaluation: "Evaluation") -> None:
     """A card of an evaluation: the exact loss between the reference lines, and what the model writes."""
     lines = evaluation.references
     fence = "`" * 4
@@ -84,7 +87,7 @@ def show_evaluation(evaluation: Evaluation) -> None:
     )
 
 
-def show_version(version: ModelVersion, mlflow_url: str) -> None:
+def show_version(version: "ModelVersion", mlflow_url: str) -> None:
     """A card of a registered version: its alias and why it has it."""
     _card(
         "registered-model",

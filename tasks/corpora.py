@@ -10,9 +10,10 @@ from typing import Literal
 
 from storage.errors import CorpusError
 from storage.files import link_or_copy, named_errors, sha256_file, write_json
-from storage.shards import InvalidUtf8, Shard, find_shards, unpack_shards
+from storage.shards import InvalidUtf8, Reading, Shard, find_shards, is_plain_text
 from storage.workspace import Workspace
 from tasks.stdlib_docs import pack_stdlib_docs
+from tasks.tokenizers import bpe_size, tokenizer_path
 from tasks.watch import Watch
 
 Layout = Literal["python", "text", "archive of shards"]
@@ -86,8 +87,8 @@ CATALOGUE = {
 }
 
 DEFAULT_CORPUS = "stdlib-docs"
-TEXT_VAL_FRACTION = 0.1  # of a single file: a book has some dozens of documents
-SHARDS_VAL_FRACTION = 0.02  # of a folder or glob: enough, and an exact loss stays cheap
+TEXT_VAL_FRACTION = 0.1  # of a single text: a book has some dozens of documents
+SHARDS_VAL_FRACTION = 0.02  # of documents in any other form: enough, and an exact loss stays cheap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,8 +96,9 @@ class CorpusConfig:
     """What to build a data set from, and how. The defaults are the reference run, which works offline.
 
     `corpus` is a name of the catalogue, a folder, a file or a glob. `name` is the data set's, by default the corpus's.
-    `val_fraction` is by default the catalogue's, else 0.1 of a single file and 0.02 of many. `character_coverage` is the share of all characters that
-    get an id of their own; the rest are spelt in bytes. `workers` is by default the number of CPUs.
+    `tokenizer` is char, gpt2, bpe:SIZE or the path of a tokenizer.json. `val_fraction` is by default the catalogue's, else 0.1 of a single text and 0.02 of anything else. `character_coverage` is the share of all characters that
+    get an id of their own; the rest are spelt in bytes. `workers` is by default the number of CPUs, or as
+    many as the memory budget has room for.
     """
 
     corpus: str = DEFAULT_CORPUS
@@ -105,13 +107,15 @@ class CorpusConfig:
     val_fraction: float | None = None
     character_coverage: float = 0.9999
     invalid_utf8: InvalidUtf8 = "refuse"
+    text_column: str = "text"
     tolerate_bad_shards: int = 0
     limit_shards: int | None = None
     workers: int | None = None
+    memory_budget_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.tokenizer != "char":
-            raise ValueError(f"tokenizer {self.tokenizer!r} is not known to this version; there is: char")
+        if self.tokenizer not in ("char", "gpt2") and not bpe_size(self.tokenizer):
+            tokenizer_path(self.tokenizer)
         if self.val_fraction is not None and not 0 < self.val_fraction < 1:
             raise ValueError(f"val_fraction is {self.val_fraction}; it must be above 0 and below 1")
         if not 0 < self.character_coverage <= 1:
@@ -124,7 +128,11 @@ class CorpusConfig:
             )
         if self.tolerate_bad_shards < 0:
             raise ValueError(f"tolerate_bad_shards is {self.tolerate_bad_shards}; it must be at least 0")
-        for field, value in (("limit_shards", self.limit_shards), ("workers", self.workers)):
+        for field, value in (
+            ("limit_shards", self.limit_shards),
+            ("workers", self.workers),
+            ("memory_budget_bytes", self.memory_budget_bytes),
+        ):
             if value is not None and value < 1:
                 raise ValueError(f"{field} is {value}; it must be at least 1")
 
@@ -135,7 +143,14 @@ class CorpusConfig:
             return self.val_fraction
         if entry := CATALOGUE.get(self.corpus):
             return entry.val_fraction
-        return TEXT_VAL_FRACTION if Path(self.corpus).expanduser().is_file() else SHARDS_VAL_FRACTION
+        path = Path(self.corpus).expanduser()
+        is_book = path.is_file() and is_plain_text(find_shards(self.corpus)[0])
+        return TEXT_VAL_FRACTION if is_book else SHARDS_VAL_FRACTION
+
+    @property
+    def reading(self) -> Reading:
+        """How bytes become documents."""
+        return Reading(invalid_utf8=self.invalid_utf8, text_column=self.text_column)
 
     @property
     def chosen_name(self) -> str:
@@ -170,20 +185,12 @@ def _fetched(entry: CatalogueEntry, workspace: Workspace) -> Path:
         folder = catalogue_folder(entry, workspace)
         if not (folder / "fetched.json").is_file():
             archive = download(entry, workspace.corpora)
-            if entry.layout == "archive of shards":
-                _unpack(archive, folder, shards=entry.shards)
-            else:
-                folder.mkdir(exist_ok=True)
-                link_or_copy(archive, folder / f"{entry.name}.txt")
+            folder.mkdir(exist_ok=True)
+            name = f"{entry.name}.txt" if entry.layout == "text" else entry.file_name
+            link_or_copy(archive, folder / name)
             write_json(folder / "fetched.json", {"url": entry.url, "sha256": entry.sha256})
             archive.unlink()  # not before the record is there: killed in between, nothing is downloaded twice
         return folder
-
-
-def _unpack(archive: Path, folder: Path, *, shards: int) -> None:
-    with Watch("unpacking shards", total=shards, unit="shards") as watch:
-        for _ in unpack_shards(archive, folder):
-            watch.advance(1)
 
 
 def download(entry: CatalogueEntry, folder: Path) -> Path:

@@ -1,79 +1,66 @@
-"""From shards to a data set: stored text, a tokenizer learnt from train alone, tokens by part, and the whole."""
+"""From shards to a data set: the steps of a build, each of which first asks what is done already."""
 
+import itertools
 import platform
-import resource
 import shutil
-import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model.tokenizer import CharacterCounts, CharTokenizer, TokenArray, Tokenizer, tokenizer_from_json
+from model.tokenizer import CharacterCounts, CharTokenizer
 from storage.datasets import (
     Dataset,
     DatasetInputs,
+    DatasetWriter,
     Quarantined,
     Source,
-    publish_dataset,
+    find_by_fingerprint,
     refuse_empty_split,
 )
-from storage.documents import DocumentPart, StoredDocument, ingest_shard, read_texts
-from storage.errors import ShardError
-from storage.files import atomic_file, fingerprint
-from storage.shards import InvalidUtf8, Shard
-from storage.tokens import (
-    SPLIT_RULE,
-    TokenPart,
-    read_token_part,
-    split_of,
-    token_dtype,
-    write_token_part,
-)
+from storage.documents import DocumentPart
+from storage.files import fingerprint
+from storage.tokens import SPLIT_RULE, TokenPart, remove_token_part, token_dtype
 from storage.workspace import Workspace
 from tasks.corpora import CATALOGUE, CorpusConfig, locate_shards
+from tasks.dataset_report import write_report
+from tasks.encode import Encoding, encode, sample_part
 from tasks.engine import can_heal, road_task
+from tasks.ingest import (
+    IngestedShard,
+    RefusedShard,
+    SplitCounts,
+    count_characters,
+    ingest,
+    noted_characters,
+    recall,
+    refuse_bad_shards,
+    remember,
+)
+from tasks.memory import MemoryWatch
+from tasks.tokenizers import (
+    TokenizerFile,
+    bpe_size,
+    encoder_facts,
+    gpt2_json,
+    tokenizer_path,
+    tokenizer_recipe,
+    train_bpe,
+)
 from tasks.watch import Watch, pulse
-from tasks.workers import chosen_workers
+from tasks.workers import Workers, chosen_workers
 
 T = TypeVar("T")
 
 MAXIMUM_GROUPS = 200  # task runs a flow: more would burden the orchestrator's database
 _GROUPS_A_WORKER = 8  # enough that the last group to finish is no long tail
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IngestedShard:
-    """A shard and its stored text; `reused` if that was there before."""
-
-    shard: Shard
-    part: DocumentPart
-    reused: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RefusedShard:
-    """A shard that cannot be trusted, and why."""
-
-    shard: Shard
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenizerFile:
-    """A tokenizer on disk, and what a reader of token files needs to know of it."""
-
-    path: Path
-    fingerprint: str
-    vocabulary_size: int
-    end_of_text: int
-
-    def load(self) -> Tokenizer:
-        """The tokenizer itself."""
-        return tokenizer_from_json(self.path.read_text(encoding="utf-8"))
+SAMPLED_BYTES = 32 << 20  # of text, to learn byte-pair merges from
+_SAMPLED_ONE_IN = 10  # at least, of the documents of each shard that is looked at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,37 +80,61 @@ def groups_of(items: Sequence[T], workers: int) -> list[Sequence[T]]:
     return [items[len(items) * i // count : len(items) * (i + 1) // count] for i in range(count)]
 
 
-def ingest(
-    shards: Sequence[Shard], folder: Path, invalid_utf8: InvalidUtf8
-) -> list[IngestedShard | RefusedShard]:
-    """Stores the text of shards, one after another; a shard that cannot be trusted is named, and the rest goes on."""
-    results: list[IngestedShard | RefusedShard] = []
-    for shard in shards:
-        try:
-            part, reused = ingest_shard(shard, folder, invalid_utf8=invalid_utf8)
-            results.append(IngestedShard(shard=shard, part=part, reused=reused))
-        except ShardError as error:
-            results.append(RefusedShard(shard=shard, reason=error.reason))
-    return results
+class Stages:
+    """A clock: how many seconds each stage took, one after another."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    def ended(self, stage: str) -> None:
+        """The stage since the last one, or since the beginning, has ended."""
+        now = time.monotonic()
+        self.seconds[stage], self._began = now - self._began, now
 
 
-def refuse_bad_shards(results: Sequence[IngestedShard | RefusedShard], tolerated: int) -> list[IngestedShard]:
-    """The good ones, in order. Raises ShardError, naming the first and counting the rest, beyond what is tolerated."""
-    refused = [result for result in results if isinstance(result, RefusedShard)]
-    if len(refused) > tolerated:
-        more = f" (and {len(refused) - 1} more bad shards)" if len(refused) > 1 else ""
-        way = f"; or leave such shards out: --tolerate-bad-shards {len(refused)}"
-        raise ShardError(refused[0].shard.path, f"{refused[0].reason}{more}{way}")
-    return [result for result in results if isinstance(result, IngestedShard)]
+def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Dataset:
+    """A data set by plain functions, as the flow builds it by tasks: for notebooks, tests and measurements."""
+    shards, fraction = locate_shards(config, workspace), config.chosen_val_fraction
+    clock = Stages()
+    with ThreadPoolExecutor(workers.count) as threads, MemoryWatch(workers.process_ids) as memory:
+        read = partial(
+            ingest,
+            folder=workspace.documents,
+            reading=config.reading,
+            val_fraction=fraction,
+            workers=workers,
+            limit_shards=config.limit_shards,
+        )
+        recalled = recall(shards, workspace.documents, config.reading)
+        results = list(
+            itertools.chain.from_iterable(threads.map(read, [[shard] for shard in recalled.unknown]))
+        )
+        if config.limit_shards is None:  # else a file may hold more than was read
+            remember(recalled, results, workspace.documents, config.reading)
+        results += recalled.known
+        ingested = refuse_bad_shards(results, config.tolerate_bad_shards, config.limit_shards)
+        clock.ended("ingest")
+        inputs = inputs_fingerprint(config, ingested)
+        if found := find_by_fingerprint(workspace.datasets, config.chosen_name, inputs):
+            return found
+        parts = [item.part for item in ingested]
+        tokenizer = learn_tokenizer(config, parts, workspace.tokens, workers)
+        clock.ended("learn")
+        write = partial(encode, encoding=encoding(config, workspace, parts, tokenizer), workers=workers)
+        encoded = itertools.chain.from_iterable(threads.map(write, [[part] for part in parts]))
+        facts = {"stages": clock.seconds, "peak_rss_bytes": memory.peak_bytes}
+        dataset = join(config, workspace, results, ingested, tokenizer, encoded, facts)
+        report(dataset, parts, workers)
+        return dataset
 
 
 def inputs_fingerprint(config: CorpusConfig, ingested: Sequence[IngestedShard]) -> str:
     """The identity of what a data set is made from: names and bytes of its shards, and the settings that matter."""
     return fingerprint(
         {
-            "shards": [[item.shard.name, item.part.path.stem] for item in ingested],
-            "tokenizer": config.tokenizer,
-            "character_coverage": config.character_coverage,
+            "shards": [[item.name, item.part.path.stem] for item in ingested],
+            "tokenizer": tokenizer_recipe(config.tokenizer, config.character_coverage),
             "val_fraction": config.chosen_val_fraction,
             "split_rule": SPLIT_RULE,
         }
@@ -131,86 +142,117 @@ def inputs_fingerprint(config: CorpusConfig, ingested: Sequence[IngestedShard]) 
 
 
 def learn_tokenizer(
-    parts: Sequence[DocumentPart], folder: Path, *, val_fraction: float, coverage: float, workers: int
+    config: CorpusConfig,
+    parts: Sequence[DocumentPart],
+    folder: Path,
+    workers: Workers,
+    *,
+    use_reference: bool = False,
 ) -> TokenizerFile:
-    """Learns the characters from train documents alone, and writes the tokenizer below `folder`.
+    """The tokenizer that a data set asks for, learnt from train documents alone if it is to be learnt; below `folder`.
 
-    Raises DatasetError if a split would be empty.
+    `use_reference` encodes with the reference, not with the fastest program. Raises DatasetError if a split is empty.
     """
-    with ThreadPoolExecutor(workers) as pool, Watch("learn", total=len(parts), unit="shards") as watch:
-        counted = pool.map(lambda part: _count_train(part, val_fraction), parts)
-        counts, train, val = CharacterCounts(), 0, 0
-        for part_counts, part_train, part_val in counted:
-            counts.merge(part_counts)
-            train, val = train + part_train, val + part_val
+    fraction = config.chosen_val_fraction
+    if config.tokenizer == "char":
+        counts = _counted(parts, fraction, workers)
+        refuse_empty_split(counts.documents - counts.val_documents, counts.val_documents, fraction)
+        text = CharTokenizer.from_counts(counts.train(), coverage=config.character_coverage).to_json()
+    elif config.tokenizer == "gpt2":
+        text = gpt2_json()
+    elif size := bpe_size(config.tokenizer):
+        with pulse("learn"):
+            text = train_bpe(_sampled(parts, fraction, workers), size)
+    else:
+        text = tokenizer_path(config.tokenizer).read_text(encoding="utf-8")
+    written = TokenizerFile.write(text, folder)
+    return replace(written, encoder="tokenizers") if use_reference else written
+
+
+def _counted(parts: Sequence[DocumentPart], val_fraction: float, workers: Workers) -> SplitCounts:
+    """The characters of all parts: as noted, and counted again where the split was another one."""
+    counts, uncounted = SplitCounts(CharacterCounts(), CharacterCounts()), []
+    for part in parts:
+        if noted := noted_characters(part, val_fraction):
+            counts.merge(noted)
+        else:
+            uncounted.append((part, val_fraction))
+    with Watch("learn", total=len(uncounted), unit="shards") as watch:
+        for counted in workers.map(count_characters, uncounted):
+            counts.merge(counted)
             watch.advance(1)
-    refuse_empty_split(train, val, val_fraction)
-    tokenizer = CharTokenizer.from_counts(counts, coverage=coverage)
-    path = folder / f"tokenizer-{tokenizer.fingerprint[:16]}.json"
-    with atomic_file(path) as file:
-        file.write(tokenizer.to_json().encode())
-    return TokenizerFile(
-        path=path,
-        fingerprint=tokenizer.fingerprint,
-        vocabulary_size=tokenizer.vocabulary_size,
-        end_of_text=tokenizer.end_of_text,
+    return counts
+
+
+def _sampled(parts: Sequence[DocumentPart], val_fraction: float, workers: Workers) -> list[str]:
+    """Some tens of MB of train documents, the same for the same corpus: shards, and documents in them, by their hashes."""
+    chosen, available = list[DocumentPart](), 0
+    for part in sorted(parts, key=lambda part: part.shard_sha256):
+        if available < SAMPLED_BYTES * _SAMPLED_ONE_IN:
+            chosen.append(part)
+            available += part.text_bytes
+    share = min(1.0, SAMPLED_BYTES / available)
+    calls = ((part, val_fraction, share) for part in chosen)
+    return sorted(text for texts in workers.map(sample_part, calls) for text in texts)
+
+
+def encoding(
+    config: CorpusConfig, workspace: Workspace, parts: Sequence[DocumentPart], tokenizer: TokenizerFile
+) -> Encoding:
+    """How these parts are to be encoded."""
+    identity = [tokenizer.fingerprint, config.chosen_val_fraction, SPLIT_RULE]
+    return Encoding(
+        tokenizer=tokenizer,
+        folder=workspace.tokens / fingerprint(identity)[:16],
+        val_fraction=config.chosen_val_fraction,
+        surely_checked=min(part.shard_sha256 for part in parts),
     )
 
 
-def encode(
-    parts: Sequence[DocumentPart], tokenizer: TokenizerFile, folder: Path, val_fraction: float
-) -> list[TokenPart]:
-    """The tokens of stored texts, part by part, below `folder`; parts that are there already stay as they are."""
-    loaded = tokenizer.load()
-    return [
-        read_token_part(folder / part.path.stem)
-        or write_token_part(
-            folder / part.path.stem,
-            _encoded(part, loaded),
-            val_fraction=val_fraction,
-            dtype=token_dtype(tokenizer.vocabulary_size),
-            end_of_text=tokenizer.end_of_text,
-        )
-        for part in parts
-    ]
-
-
-def token_folder(workspace: Workspace, tokenizer: TokenizerFile, val_fraction: float) -> Path:
-    """Where parts encoded in this way wait until the data set is whole."""
-    return workspace.tokens / fingerprint([tokenizer.fingerprint, val_fraction, SPLIT_RULE])[:16]
-
-
-def publish(
+def join(
     config: CorpusConfig,
     workspace: Workspace,
     results: Sequence[IngestedShard | RefusedShard],
+    ingested: Sequence[IngestedShard],
     tokenizer: TokenizerFile,
-    parts: Sequence[TokenPart],
+    parts: Iterable[TokenPart],
+    facts: dict[str, Any],
 ) -> Dataset:
-    """Joins the parts to a finished data set; the parts are removed then, since the data set has their bytes."""
-    ingested = [result for result in results if isinstance(result, IngestedShard)]
+    """Joins parts, which may still be being made, to a finished data set; each is removed then: it has their bytes.
+
+    `facts` are what the manifest is to tell about the build besides.
+    """
+    began = time.monotonic()
     inputs = DatasetInputs(
-        name=config.chosen_name,
         fingerprint=inputs_fingerprint(config, ingested),
-        sources=[_source(item) for item in ingested],
-        parts=list(parts),
         quarantined=[
-            Quarantined(name=result.shard.name, reason=result.reason)
+            Quarantined(name=result.name, reason=result.reason)
             for result in results
             if isinstance(result, RefusedShard)
         ],
         normalisation=_normalisation(ingested),
-        tokenizer_json=tokenizer.path.read_text(encoding="utf-8"),
+        tokenizer_json=tokenizer.text(),
         tokenizer_fingerprint=tokenizer.fingerprint,
         vocabulary_size=tokenizer.vocabulary_size,
         end_of_text=tokenizer.end_of_text,
         dtype=token_dtype(tokenizer.vocabulary_size),
         val_fraction=config.chosen_val_fraction,
     )
-    with pulse("join"):
-        dataset = publish_dataset(workspace.datasets, inputs, build_facts(config))
+    with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
+        for item, part in zip(ingested, parts, strict=True):
+            writer.append(_source(item, part), part)
+            remove_token_part(part)
+        stages = facts["stages"] | {"encode": time.monotonic() - began}
+        made = build_facts(config) | facts | {"stages": stages, "encoder": encoder_facts(tokenizer)}
+        dataset = writer.publish(inputs, made)
     shutil.rmtree(workspace.tokens, ignore_errors=True)
     return dataset
+
+
+def report(dataset: Dataset, parts: Sequence[DocumentPart], workers: Workers) -> Path:
+    """The page about a data set, in its folder; returns its path."""
+    with pulse("report"):
+        return write_report(dataset, _counted(parts, dataset.manifest.val_fraction, workers).all)
 
 
 def build_facts(config: CorpusConfig) -> dict[str, Any]:
@@ -220,17 +262,10 @@ def build_facts(config: CorpusConfig) -> dict[str, Any]:
         "config": asdict(config)
         | {"corpus": _absolute(config.corpus), "val_fraction": config.chosen_val_fraction},
         "workers": chosen_workers(config.workers),
-        "peak_rss_bytes": peak_rss_bytes(),
         "brickroad": version("brickroad"),
         "python": platform.python_version(),
         "pyarrow": version("pyarrow"),
     }
-
-
-def peak_rss_bytes() -> int:
-    """The most memory that this process has had resident so far."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _absolute(corpus: str) -> str:
@@ -238,29 +273,15 @@ def _absolute(corpus: str) -> str:
     return corpus if corpus in CATALOGUE else str(Path(corpus).expanduser().absolute())
 
 
-def _count_train(part: DocumentPart, val_fraction: float) -> tuple[CharacterCounts, int, int]:
-    counts, train, val = CharacterCounts(), 0, 0
-    for document in read_texts(part):
-        if split_of(document.sha256, val_fraction) == "train":
-            counts.update(document.text)
-            train += 1
-        else:
-            val += 1
-    return counts, train, val
-
-
-def _encoded(part: DocumentPart, tokenizer: Tokenizer) -> Iterator[tuple[StoredDocument, TokenArray]]:
-    for document in read_texts(part):
-        yield document, tokenizer.encode(document.text)
-
-
-def _source(item: IngestedShard) -> Source:
+def _source(item: IngestedShard, part: TokenPart) -> Source:
     return Source(
-        name=item.shard.name,
+        name=item.name,
         sha256=item.part.shard_sha256,
-        compressed_bytes=item.shard.compressed_bytes,
+        compressed_bytes=item.compressed_bytes,
         documents=item.part.documents,
         text_bytes=item.part.text_bytes,
+        train_tokens=part.train.tokens,
+        val_tokens=part.val.tokens,
     )
 
 
@@ -275,4 +296,5 @@ locate_shards_task = road_task(
 ingest_task = road_task("ingest shards", tags=["xz"])(ingest)
 learn_tokenizer_task = road_task("learn tokenizer")(learn_tokenizer)
 encode_task = road_task("encode shards")(encode)
-publish_task = road_task("publish data set")(publish)
+join_task = road_task("join data set")(join)
+report_task = road_task("write report")(report)

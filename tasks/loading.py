@@ -8,8 +8,9 @@ from model.config import Recipe, recipe_from_dict
 from model.device import choose_device
 from model.generation import generate
 from model.network import LanguageModel, network_from
-from model.tokenizer import Tokenizer, tokenizer_from_json
+from model.tokenizer import Tokenizer
 from storage.checkpoints import Checkpoint, load_tensors, read_checkpoint
+from tasks.tokenizers import load_tokenizer
 
 _MOST_BYTES_A_CHARACTER = 4
 
@@ -60,7 +61,7 @@ def load_model(path: Path) -> LoadedModel:
         checkpoint=checkpoint,
         recipe=recipe,
         network=network.to(choose_device("auto")),
-        tokenizer=tokenizer_from_json(checkpoint.tokenizer_json()),
+        tokenizer=load_tokenizer(checkpoint.tokenizer_json()),
     )
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from model.config import Recipe, preset, recipe_from_dict, recipe_to_dict, with_settings
 from model.evaluation import estimate_loss
 from model.network import parameter_count
-from model.tokenizer import tokenizer_from_json
 from model.training import StepReport, Training, TrainingState
 from storage.checkpoints import (
     Checkpoint,
@@ -28,6 +27,7 @@ from tasks.corpora import DEFAULT_CORPUS
 from tasks.engine import road_task, run_links
 from tasks.interruption import InterruptedByUser, StopRequests
 from tasks.loading import LoadedModel, best_of
+from tasks.tokenizers import load_tokenizer
 from tasks.tracking import RunLog, Tracker
 from tasks.watch import Watch, pulse
 
@@ -108,7 +108,7 @@ class Session:
 
     def __init__(self, request: TrainingRequest, workspace: Workspace) -> None:
         self.dataset = find_dataset(workspace.datasets, request.dataset)
-        self.tokenizer = tokenizer_from_json(self.dataset.tokenizer_json())
+        self.tokenizer = load_tokenizer(self.dataset.tokenizer_json())
         self.tracker = Tracker(workspace)
         resumed = latest_checkpoint(workspace.checkpoints / request.resume) if request.resume else None
         self.recipe = self._recipe(request, resumed)

@@ -4,10 +4,10 @@ import random
 from pathlib import Path
 
 from storage.datasets import Dataset
-from storage.shards import find_shards
 from storage.workspace import Workspace
 from tasks.corpora import CorpusConfig
-from tasks.dataset import encode, ingest, learn_tokenizer, publish, refuse_bad_shards, token_folder
+from tasks.dataset import build
+from tasks.workers import Workers
 
 WORDS = [
     "the",
@@ -43,12 +43,6 @@ def tiny_documents(count: int = 120, seed: int = 1) -> list[str]:
 
 def build_plainly(corpus: Path, workspace: Workspace, **settings: object) -> Dataset:
     """The steps of the flow, called as functions."""
-    config = CorpusConfig(corpus=str(corpus), **({"val_fraction": 0.1} | settings))  # type: ignore[arg-type]
-    results = ingest(find_shards(config.corpus), workspace.documents, config.invalid_utf8)
-    parts = [item.part for item in refuse_bad_shards(results, config.tolerate_bad_shards)]
-    fraction = config.chosen_val_fraction
-    tokenizer = learn_tokenizer(
-        parts, workspace.tokens, val_fraction=fraction, coverage=config.character_coverage, workers=2
-    )
-    encoded = encode(parts, tokenizer, token_folder(workspace, tokenizer, fraction), fraction)
-    return publish(config, workspace, results, tokenizer, encoded)
+    config = CorpusConfig(corpus=str(corpus), **({"val_fraction": 0.1, "workers": 2} | settings))  # type: ignore[arg-type]
+    with Workers(2) as workers:
+        return build(config, workspace, workers)

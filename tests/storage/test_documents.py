@@ -1,112 +1,208 @@
-"""The stored text of a shard: made once, noticed when damaged, and the same bytes however often its writer was killed."""
+"""The stored text of a shard is what was written, and is noticed when damaged; rows find their place in a data set."""
 
-import errno
+import io
 import json
-import lzma
-import multiprocessing
-import os
 import random
 import subprocess
-import threading
-import time
-from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from storage import documents
 from storage.documents import (
+    DOCUMENTS_SCHEMA,
     DocumentPart,
-    DocumentRow,
-    ingest_shard,
-    join_document_rows,
+    DocumentsWriter,
+    PartWriter,
+    StoredBatch,
+    TextBatch,
+    is_parquet,
     read_document_rows,
+    read_notes,
     read_part,
     read_texts,
-    write_document_rows,
+    write_rows,
 )
-from storage.errors import DatasetError, ShardError
-from storage.files import sha256_file
-from storage.shards import Shard, find_shards, read_documents, sha256_text, write_shard
+from storage.errors import DatasetError
+from storage.files import sha256_file, sha256_text
+
+SHARD_SHA256 = "ab" * 32
+NOTES = {"settings": "1234", "characters": [[97, 3], [0x1F600, 1]], "who": "東京"}
 
 
-def make_shard(path: Path, count: int = 40, seed: int = 1) -> Shard:
+def some_texts(count: int = 40, seed: int = 1) -> list[bytes]:
     rng = random.Random(seed)
-    words = ["brick", "road", "Öz", "東京", "home", "\n\n", "😀"]
-    texts = [(f"{n:07d}.txt", " ".join(rng.choices(words, k=60)).encode()) for n in range(count)]
-    write_shard(path, texts)
-    return find_shards(str(path))[0]
+    words = ["brick", "road", "Öz", "東京", "home", "\n\n", "😀", "\0"]
+    return [" ".join(rng.choices(words, k=rng.randrange(60))).encode() for _ in range(count)]
 
 
-@pytest.fixture
-def shard(tmp_path: Path) -> Shard:
-    return make_shard(tmp_path / "a.xz")
+def batches_of(texts: Sequence[bytes], size: int = 7) -> list[TextBatch]:
+    return [
+        TextBatch.of([f"{n:07d}.txt" for n in range(start, start + len(texts[start : start + size]))],
+                     list(texts[start : start + size]))
+        for start in range(0, len(texts), size)
+    ]  # fmt: skip
 
 
-def ingest(shard: Shard, folder: Path) -> DocumentPart:
-    return ingest_shard(shard, folder, invalid_utf8="refuse")[0]
+def write(path: Path, texts: Sequence[bytes]) -> DocumentPart:
+    with PartWriter(path) as writer:
+        for batch in batches_of(texts):
+            writer.write(batch)
+        return writer.finish(SHARD_SHA256, NOTES)
 
 
 def contents(part: DocumentPart) -> list[tuple[str, bytes]]:
-    return [(document.member, document.text.encode()) for document in read_texts(part)]
+    return [pair for stored in read_texts(part) for pair in zip(stored.members, stored.texts, strict=True)]
 
 
-def files_of(folder: Path) -> dict[str, str]:
-    return {path.name: sha256_file(path) for path in folder.iterdir()}
+# --- batches of texts -------------------------------------------------------------------------------------------------
 
 
-def test_stored_text_is_what_the_shard_holds(shard: Shard, tmp_path: Path) -> None:
-    part = ingest(shard, tmp_path / "documents")
-    expected = list(read_documents(shard))
+def is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+MOSTLY_UTF8 = st.lists(
+    st.one_of(
+        st.text(max_size=6).map(str.encode),
+        st.binary(max_size=4),
+        st.sampled_from(
+            [
+                "東".encode()[:1],
+                "東".encode()[1:],
+                "😀".encode()[:3],
+                b"\xed\xa0\x80",
+                b"\xc0\x80",
+                b"\xf4\x90\x80\x80",
+            ]
+        ),
+    ),
+    max_size=6,
+)
+
+
+@settings(deadline=None, max_examples=300)  # other work on the machine must not fail it
+@given(texts=MOSTLY_UTF8)
+def test_a_batch_is_utf8_only_if_each_of_its_texts_is(texts: list[bytes]) -> None:
+    """Two halves of a character, side by side in two documents, are invalid in both."""
+    batch = TextBatch.of([str(n) for n in range(len(texts))], texts)
+    assert batch.is_utf8() == all(map(is_utf8, texts))
+
+
+def test_a_character_cut_between_two_texts_makes_none_of_them_valid() -> None:
+    for character in ("é", "東", "😀"):
+        whole = character.encode()
+        for cut in range(1, len(whole)):
+            assert not TextBatch.of(["a", "b"], [whole[:cut], whole[cut:]]).is_utf8()
+        assert TextBatch.of(["a", "b"], [whole, whole]).is_utf8()
+
+
+@settings(deadline=None)
+@given(texts=st.lists(st.binary(max_size=30), max_size=8))
+def test_a_batch_has_the_size_and_the_hash_of_each_text(texts: list[bytes]) -> None:
+    batch = TextBatch.of([str(n) for n in range(len(texts))], texts)
+    assert batch.utf8 == b"".join(texts)
+    assert batch.sizes.tolist() == [len(text) for text in texts]
+    assert batch.sha256() == [sha256_text(text) for text in texts]
+    assert batch.as_arrow().cast(pa.binary()).to_pylist() == texts
+
+
+# --- stored parts -----------------------------------------------------------------------------------------------------
+
+
+def test_stored_text_is_what_was_written(tmp_path: Path) -> None:
+    texts = some_texts()
+    part = write(tmp_path / "documents" / "a.parquet", texts)
     stored = list(read_texts(part))
-    assert contents(part) == [(document.member, document.utf8) for document in expected]
-    assert [document.sha256 for document in stored] == [sha256_text(document.utf8) for document in expected]
-    assert [document.text_bytes for document in stored] == [len(document.utf8) for document in expected]
-    assert part.documents == len(expected)
-    assert part.text_bytes == sum(len(document.utf8) for document in expected)
-    assert part.shard_sha256 == sha256_file(shard.path)
+    assert [text for batch in stored for text in batch.texts] == texts
+    assert [member for batch in stored for member in batch.members] == [f"{n:07d}.txt" for n in range(40)]
+    assert [sha256 for batch in stored for sha256 in batch.sha256] == [sha256_text(text) for text in texts]
+    assert part.documents == 40
+    assert part.text_bytes == sum(map(len, texts))
+    assert part.longest_bytes == max(map(len, texts))
+    assert part.shard_sha256 == SHARD_SHA256
+    assert part.file_bytes == part.path.stat().st_size
+    assert read_part(part.path) == part
+    assert read_notes(part) == NOTES
+    assert sorted(path.name for path in part.path.parent.iterdir()) == ["a.json", "a.parquet"]
 
 
-def test_what_was_normalised_is_counted(tmp_path: Path) -> None:
-    write_shard(tmp_path / "a.xz", [("a", b"\xef\xbb\xbfone\r\ntwo\r\n"), ("b", b"\xff"), ("c", b"")])
-    part, _ = ingest_shard(
-        find_shards(str(tmp_path / "a.xz"))[0], tmp_path / "documents", invalid_utf8="replace"
-    )
-    assert (part.byte_order_marks, part.crlf_line_ends, part.invalid_utf8_documents) == (1, 2, 1)
-    assert contents(part) == [("a", b"one\ntwo\n"), ("b", "\ufffd".encode()), ("c", b"")]
+def test_writing_returns_the_hashes_and_counts_what_was_normalised(tmp_path: Path) -> None:
+    with PartWriter(tmp_path / "a.parquet") as writer:
+        first = writer.write(TextBatch.of(["a", "b"], [b"one", b""]), byte_order_marks=1, crlf_line_ends=2)
+        second = writer.write(TextBatch.of(["c"], [b"two"]), crlf_line_ends=3, invalid_utf8_documents=1)
+        part = writer.finish(SHARD_SHA256, {})
+    assert [*first, *second] == [sha256_text(text) for text in (b"one", b"", b"two")]
+    assert (part.byte_order_marks, part.crlf_line_ends, part.invalid_utf8_documents) == (1, 5, 1)
+    assert (part.documents, part.text_bytes, part.longest_bytes) == (3, 6, 3)
 
 
-def test_many_batches_are_one_part_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shard = make_shard(tmp_path / "a.xz")
-    monkeypatch.setattr(documents, "_BATCH_TEXT_BYTES", 500)
-    assert contents(ingest(shard, tmp_path)) == [(d.member, d.utf8) for d in read_documents(shard)]
+def test_the_same_batches_give_the_same_bytes(tmp_path: Path) -> None:
+    parts = [write(tmp_path / name / "a.parquet", some_texts()) for name in ("one", "two")]
+    assert len({sha256_file(part.path) for part in parts}) == 1
+    assert len({part.file_crc32 for part in parts}) == 1
+    assert len({sha256_file(part.path.with_suffix(".json")) for part in parts}) == 1
 
 
-def test_a_second_ingest_reuses_the_first_wherever_the_shard_lies(shard: Shard, tmp_path: Path) -> None:
-    folder = tmp_path / "documents"
-    part, reused = ingest_shard(shard, folder, invalid_utf8="refuse")
-    assert not reused
-    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    moved = shard.path.rename(tmp_path / "other name.xz")
-    again, reused = ingest_shard(find_shards(str(moved))[0], folder, invalid_utf8="refuse")
-    assert reused
-    assert again == part
-    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+def test_nothing_is_there_before_the_part_is_finished(tmp_path: Path) -> None:
+    with PartWriter(tmp_path / "a.parquet") as writer:
+        writer.write(batches_of(some_texts())[0])
+        assert not list(tmp_path.glob("[!.]*"))
+        writer.finish(SHARD_SHA256, {})
+        assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_another_reading_of_the_same_bytes_is_another_part(shard: Shard, tmp_path: Path) -> None:
-    ingest(shard, tmp_path / "documents")
-    _, reused = ingest_shard(shard, tmp_path / "documents", invalid_utf8="replace")
-    assert not reused
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, None])
+@pytest.mark.parametrize("batches", [0, 1, 3])
+def test_a_part_that_is_not_finished_leaves_what_was_there(
+    error: type[BaseException] | None, batches: int, tmp_path: Path
+) -> None:
+    part = write(tmp_path / "a.parquet", some_texts(5))
+    before = {path.name: sha256_file(path) for path in tmp_path.iterdir()}
+    with pytest.raises(error or ZeroDivisionError), PartWriter(tmp_path / "a.parquet") as writer:
+        for batch in batches_of(some_texts(30))[:batches]:
+            writer.write(batch)
+        if error:
+            raise error
+        raise ZeroDivisionError
+    assert {path.name: sha256_file(path) for path in tmp_path.iterdir()} == before
+    assert len(contents(part)) == 5
+
+
+def test_a_full_disk_names_the_path_and_leaves_nothing(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True
+    ).returncode:
+        pytest.skip("this machine lets us mount nothing")
+    try:
+        for size in (300_000, 130_000, 66_000):  # the disk is full in the middle, or only at the end
+            text = random.Random(size).randbytes(size // 2).hex().encode()
+            with pytest.raises(OSError, match=r"No space left on device: .*disk/documents"):
+                write(disk / "documents" / "a.parquet", [text])
+            assert not list((disk / "documents").iterdir())
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(
-    "damage", ["no record", "empty record", "not json", "other fields", "a list", "cut", "longer", "gone"]
+    "damage",
+    ["no record", "empty record", "not json", "other fields", "no notes", "a list", "cut", "longer", "gone"],
 )
-def test_a_part_that_is_not_whole_is_made_again(damage: str, shard: Shard, tmp_path: Path) -> None:
-    folder = tmp_path / "documents"
-    part = ingest(shard, folder)
-    record, before = part.path.with_suffix(".json"), files_of(folder)
+def test_a_part_that_is_not_whole_is_no_part(damage: str, tmp_path: Path) -> None:
+    part = write(tmp_path / "a.parquet", some_texts())
+    record = part.path.with_suffix(".json")
     if damage == "no record":
         record.unlink()
     elif damage == "gone":
@@ -115,23 +211,34 @@ def test_a_part_that_is_not_whole_is_made_again(damage: str, shard: Shard, tmp_p
         content = part.path.read_bytes()
         part.path.write_bytes(content[:-1] if damage == "cut" else content + b"x")
     else:
+        whole = json.loads(record.read_text(encoding="utf-8"))
+        del whole["notes"]
         text = {
             "empty record": "",
-            "not json": '{"settings": {',
-            "other fields": '{"settings": {}, "a": 1}',
+            "not json": '{"notes": {',
+            "other fields": '{"notes": {}, "a": 1}',
+            "no notes": json.dumps(whole),
             "a list": "[]",
         }
         record.write_text(text[damage])
     assert read_part(part.path) is None
-    again, reused = ingest_shard(shard, folder, invalid_utf8="refuse")
-    assert not reused
-    assert again == part
-    assert files_of(folder) == before
+    assert write(tmp_path / "a.parquet", some_texts()) == part == read_part(part.path)
+
+
+def test_a_part_of_another_version_is_no_part(tmp_path: Path) -> None:
+    """The first format had a sha256 of the file where now is a crc32, and settings where now are notes."""
+    part = write(tmp_path / "a.parquet", some_texts())
+    record = part.path.with_suffix(".json")
+    old = json.loads(record.read_text(encoding="utf-8"))
+    old["settings"] = old.pop("notes")
+    old["file_sha256"] = str(old.pop("file_crc32"))
+    record.write_text(json.dumps(old))
+    assert read_part(part.path) is None
 
 
 def test_any_flipped_byte_of_stored_text_is_noticed(tmp_path: Path) -> None:
     """Parquet's page checksums miss flips in its headers and footer; some of them would lose documents in silence."""
-    part = ingest(make_shard(tmp_path / "a.xz", count=5), tmp_path)
+    part = write(tmp_path / "a.parquet", some_texts(5))
     whole = part.path.read_bytes()
     for position in range(len(whole)):
         flipped = bytearray(whole)
@@ -144,173 +251,140 @@ def test_any_flipped_byte_of_stored_text_is_noticed(tmp_path: Path) -> None:
         assert str(part.path) in str(refused.value)
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped", "empty", "tar cut"])
-def test_a_bad_shard_leaves_nothing_behind(how: str, shard: Shard, tmp_path: Path) -> None:
-    content = bytearray(shard.path.read_bytes())
-    content[len(content) // 2] ^= how == "flipped"
-    cut = {
-        "cut": content[:-1],
-        "flipped": content,
-        "empty": b"",
-        "tar cut": lzma.compress(lzma.decompress(shard.path.read_bytes())[:5000]),
-    }
-    shard.path.write_bytes(cut[how])
-    with pytest.raises(ShardError, match=r"a\.xz"):
-        ingest(find_shards(str(shard.path))[0], tmp_path / "documents")
-    assert not list((tmp_path / "documents").iterdir())
-
-
-def test_a_shard_that_changes_while_it_is_read_is_refused(
-    shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("damage", ["gone", "cut", "longer", "empty", "other"])
+def test_stored_text_that_is_not_as_recorded_is_refused_before_the_first_text(
+    damage: str, tmp_path: Path
 ) -> None:
-    other = make_shard(tmp_path / "b.xz", seed=2)
-
-    def read_then_change(*arguments: object, **options: object) -> object:
-        yield from read_documents(*arguments, **options)  # type: ignore[arg-type]
-        shard.path.write_bytes(other.path.read_bytes())
-
-    monkeypatch.setattr(documents, "read_documents", read_then_change)
-    with pytest.raises(ShardError, match="changed while it was being read"):
-        ingest(shard, tmp_path / "documents")
-    assert not list((tmp_path / "documents").iterdir())
-
-
-def test_threads_that_store_the_same_shard_at_once_all_succeed(shard: Shard, tmp_path: Path) -> None:
-    parts: list[DocumentPart] = []
-    threads = [
-        threading.Thread(target=lambda: parts.append(ingest(shard, tmp_path / "documents"))) for _ in range(4)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(parts) == 4
-    assert len(set(parts)) == 1
-    assert len(list((tmp_path / "documents").iterdir())) == 2
-    assert len(contents(parts[0])) == 40
+    part = write(tmp_path / "a.parquet", some_texts())
+    content = part.path.read_bytes()
+    other = write(tmp_path / "b.parquet", some_texts(seed=2))
+    damaged = {"cut": content[:-1], "longer": content + b"x", "empty": b"", "other": other.path.read_bytes()}
+    part.path.unlink()
+    if damage != "gone":
+        part.path.write_bytes(damaged[damage])
+    with pytest.raises(DatasetError, match="stored text is missing or damaged"):
+        next(read_texts(part))
 
 
-def test_killed_at_random_moments_it_leaves_nothing_half_done_and_ends_with_the_same_bytes(
-    tmp_path: Path,
-) -> None:
-    shard = make_shard(tmp_path / "a.xz", count=4000)
-    began = time.monotonic()
-    ingest(shard, tmp_path / "undisturbed")
-    seconds = time.monotonic() - began
-    expected, folder = files_of(tmp_path / "undisturbed"), tmp_path / "documents"
-    processes = multiprocessing.get_context("forkserver")
-    processes.set_forkserver_preload(["storage.documents"])
-    options = {"target": ingest_shard, "args": (shard, folder), "kwargs": {"invalid_utf8": "refuse"}}
-    rng = random.Random(1)
-    ended: Counter[int | None] = Counter()
-    for _ in range(12):
-        child = processes.Process(**options)
-        child.start()
-        time.sleep(rng.random() * (seconds + 0.1))
-        child.kill()
-        child.join()
-        ended[child.exitcode] += 1
-        for path in folder.glob("*.parquet") if folder.exists() else []:
-            if part := read_part(path):
-                assert len(list(read_texts(part))) == 4000
-                path.with_suffix(".json").unlink()  # so that the next one has work to be killed in
-    assert ended[-9] > 0
-    first, second = processes.Process(**options), processes.Process(**options)
-    for child in (first, second):
-        child.start()
-    for child in (first, second):
-        child.join()
-    assert (first.exitcode, second.exitcode) == (0, 0)
-    assert {name: digest for name, digest in files_of(folder).items() if not name.startswith(".")} == expected
+def test_the_record_tells_the_facts_and_no_path(tmp_path: Path) -> None:
+    part = write(tmp_path / "documents" / "a.parquet", some_texts())
+    text = part.path.with_suffix(".json").read_text(encoding="utf-8")
+    assert json.loads(text)["documents"] == 40
+    assert str(tmp_path) not in text
 
 
-def test_a_full_disk_names_the_path_and_leaves_nothing(tmp_path: Path) -> None:
-    rng, disk = random.Random(0), tmp_path / "disk"
-    write_shard(tmp_path / "a.xz", [("a.txt", rng.randbytes(300_000).hex().encode())])
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True
-    ).returncode:
-        pytest.skip("this machine lets us mount nothing")
-    try:
-        with pytest.raises(OSError, match=r"No space left on device: .*disk/documents"):
-            ingest(find_shards(str(tmp_path / "a.xz"))[0], disk / "documents")
-        assert not list((disk / "documents").iterdir())
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-@pytest.mark.parametrize("nth", range(1, 5))
-def test_a_disk_that_fails_at_any_flush_leaves_nothing_that_counts(
-    nth: int, shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, flush, flushes = tmp_path / "documents", os.fsync, 0
-
-    def failing(descriptor: int) -> None:
-        nonlocal flushes
-        flushes += 1
-        if flushes == nth:
-            raise OSError(errno.EIO, "Input/output error")
-        flush(descriptor)
-
-    monkeypatch.setattr(os, "fsync", failing)
-    with pytest.raises(OSError, match=f"Input/output error: .*{folder}"):
-        ingest(shard, folder)
-    assert not list(folder.glob("*.partial")) + list(folder.glob(".*"))
-    monkeypatch.undo()
-    assert contents(ingest(shard, folder)) == [(d.member, d.utf8) for d in read_documents(shard)]
+def test_a_stored_part_is_a_parquet_that_anyone_can_read(tmp_path: Path) -> None:
+    texts = some_texts()
+    part = write(tmp_path / "a.parquet", texts)
+    with part.path.open("rb") as file:
+        assert is_parquet(file)
+    assert not is_parquet(io.BytesIO(b"PAR"))
+    table = pq.read_table(part.path)
+    table.validate(full=True)
+    assert table.column("text").to_pylist() == [text.decode() for text in texts]
+    assert table.num_rows == 40
 
 
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def row(number: int) -> DocumentRow:
-    return DocumentRow(
-        split="val" if number % 7 == 0 else "train",
-        member=f"{number}.txt",
-        sha256=number.to_bytes(32, "big"),
-        text_bytes=number,
-        token_start=10 * number,
-        token_count=3,
-    )
+def write_part_rows(path: Path, begin: int, sizes: Sequence[int]) -> None:
+    """Rows of a part in batches of these sizes: every seventh document is val, document n has n % 5 + 1 tokens."""
+    with write_rows(path) as writer:
+        for size in sizes:
+            numbers = np.arange(begin, begin + size)
+            stored = StoredBatch(
+                members=[f"{n}.txt" for n in numbers],
+                sha256=[int(n).to_bytes(32, "big") for n in numbers],
+                texts=[b""] * size,
+            )
+            writer.write(stored, numbers % 7 == 0, numbers * 3, numbers % 5 + 1)
+            begin += size
 
 
-def test_rows_are_placed_after_the_tokens_of_the_parts_before(tmp_path: Path) -> None:
-    for part in range(3):
-        write_document_rows(tmp_path / f"{part}.parquet", [row(part * 10 + n) for n in range(part)])
-    befores = [{"train": 0, "val": 0}, {"train": 100, "val": 7}, {"train": 2000, "val": 90}]
-    parts = [(f"s-{n}.xz", tmp_path / f"{n}.parquet", before) for n, before in enumerate(befores)]
-    join_document_rows(tmp_path / "all.parquet", parts)  # type: ignore[arg-type]
-    rows = list(read_document_rows(tmp_path / "all.parquet"))
-    assert [(r["shard"], r["member"], r["token_start"]) for r in rows] == [
-        ("s-1.xz", "10.txt", 200),
-        ("s-2.xz", "20.txt", 2200),
-        ("s-2.xz", "21.txt", 300),
-    ]
-    assert [r["split"] for r in rows] == ["train", "train", "val"]
+def join(path: Path, parts: Sequence[tuple[str, Path]]) -> list[dict[str, object]]:
+    with path.open("wb") as file:
+        writer = DocumentsWriter(file)
+        for shard, rows in parts:
+            writer.append(shard, rows)
+        writer.close()
+    return list(read_document_rows(path))
 
 
-def test_row_groups_of_any_size_hold_every_row_in_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def expected_rows(sizes: Sequence[int]) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    tokens = {"train": 0, "val": 0}
+    shards = [f"s-{number}.xz" for number, size in enumerate(sizes) for _ in range(size)]
+    for n, shard in enumerate(shards):
+        split = "val" if n % 7 == 0 else "train"
+        rows.append(
+            {
+                "split": split,
+                "shard": shard,
+                "member": f"{n}.txt",
+                "sha256": n.to_bytes(32, "big"),
+                "text_bytes": 3 * n,
+                "token_start": tokens[split],
+                "token_count": n % 5 + 1,
+            }
+        )
+        tokens[split] += n % 5 + 1
+    return rows
+
+
+@pytest.mark.parametrize("rows_a_group", [1, 3, 10, 65_536])
+def test_rows_are_placed_after_the_tokens_of_the_documents_before(
+    rows_a_group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "_ROWS_A_GROUP", 10)
-    sizes = [0, 3, 10, 7, 25, 0, 1]
-    rows = [row(n) for n in range(sum(sizes))]
-    parts, at = [], 0
+    monkeypatch.setattr(documents, "_ROWS_A_GROUP", rows_a_group)
+    sizes, parts, begin = [0, 3, 10, 7, 25, 0, 1], [], 0
     for number, size in enumerate(sizes):
-        write_document_rows(tmp_path / f"{number}.parquet", rows[at : at + size])
-        parts.append((f"s-{number}.xz", tmp_path / f"{number}.parquet", {"train": 0, "val": 0}))
-        at += size
-    for name in ("one", "two"):
-        join_document_rows(tmp_path / name, parts)  # type: ignore[arg-type]
-    found = list(read_document_rows(tmp_path / "one"))
-    assert [r["member"] for r in found] == [r.member for r in rows]
-    assert [r["shard"] for r in found] == [f"s-{n}.xz" for n, size in enumerate(sizes) for _ in range(size)]
-    assert sha256_file(tmp_path / "one") == sha256_file(tmp_path / "two")
+        parts.append((f"s-{number}.xz", tmp_path / f"{number}.rows"))
+        write_part_rows(parts[-1][1], begin, [size])
+        begin += size
+    assert join(tmp_path / "all.parquet", parts) == expected_rows(sizes)
+    with pq.ParquetFile(tmp_path / "all.parquet") as file:
+        assert file.schema_arrow.equals(DOCUMENTS_SCHEMA)
+        groups = [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)]
+    assert groups == [min(rows_a_group, 46 - at) for at in range(0, 46, rows_a_group)]
 
 
-def test_the_record_tells_the_facts_and_no_path(shard: Shard, tmp_path: Path) -> None:
-    part = ingest(shard, tmp_path / "documents")
-    text = part.path.with_suffix(".json").read_text()
-    assert json.loads(text)["documents"] == 40
-    assert str(tmp_path) not in text
+@settings(deadline=None, max_examples=30)
+@given(
+    sizes=st.lists(st.integers(0, 12), min_size=1, max_size=5),
+    rows_a_group=st.integers(1, 15),
+    data=st.data(),
+)
+def test_the_bytes_do_not_depend_on_how_a_shard_was_cut_into_batches(
+    sizes: list[int], rows_a_group: int, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "_ROWS_A_GROUP", rows_a_group)
+        for how in ("whole", "batches"):
+            parts, begin = [], 0
+            for number, size in enumerate(sizes):
+                cut = data.draw(st.integers(0, size)) if how == "batches" else 0
+                parts.append((f"s-{number}.xz", folder / f"{how}-{number}.rows"))
+                write_part_rows(parts[-1][1], begin, [cut, size - cut] if how == "batches" else [size])
+                begin += size
+            assert join(folder / how, parts) == expected_rows(sizes)
+    assert sha256_file(folder / "whole") == sha256_file(folder / "batches")
+
+
+def test_rows_of_a_part_may_be_removed_as_soon_as_they_are_appended(tmp_path: Path) -> None:
+    write_part_rows(tmp_path / "a.rows", 0, [10])
+    write_part_rows(tmp_path / "b.rows", 10, [10])
+    with (tmp_path / "all.parquet").open("wb") as file:
+        writer = DocumentsWriter(file)
+        for number, name in enumerate("ab"):
+            writer.append(f"s-{number}.xz", tmp_path / f"{name}.rows")
+            (tmp_path / f"{name}.rows").unlink()
+        writer.close()
+    assert list(read_document_rows(tmp_path / "all.parquet")) == expected_rows([10, 10])
+
+
+def test_no_rows_are_a_file_without_rows(tmp_path: Path) -> None:
+    write_part_rows(tmp_path / "a.rows", 0, [])
+    assert join(tmp_path / "all.parquet", [("s-0.xz", tmp_path / "a.rows")]) == []
+    assert join(tmp_path / "none.parquet", []) == []

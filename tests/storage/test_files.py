@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,15 +19,20 @@ from hypothesis import strategies as st
 
 from storage import files
 from storage.files import (
+    Checksums,
+    FileFacts,
+    Together,
     atomic_file,
     canonical_json,
     checksums,
+    crc32_file,
     exclusive_lock,
     fingerprint,
     link_or_copy,
     publish_folder,
     remove_partials,
     sha256_file,
+    sha256_text,
     staged_folder,
     write_json,
 )
@@ -156,6 +162,115 @@ def test_a_file_in_the_place_of_a_folder_is_an_error_and_stays(tmp_path: Path) -
     assert (tmp_path / "a").read_text() == "mine"
 
 
+# --- several files together -------------------------------------------------------------------------------------------
+
+
+def test_files_get_their_names_together_after_all_are_on_the_disk(tmp_path: Path) -> None:
+    together = Together()
+    first, second = (together.open(tmp_path / "new" / name) for name in ("a.bin", "b.json"))
+    first.write(b"first")
+    second.write(b"second")
+    assert not any(path.name in ("a.bin", "b.json") for path in tmp_path.rglob("*"))
+    together.publish()
+    together.discard()  # which is nothing after that
+    assert everything_below(tmp_path) == ["new", "new/a.bin", "new/b.json"]
+    assert (tmp_path / "new" / "a.bin").read_bytes() == b"first"
+    assert (tmp_path / "new" / "b.json").read_bytes() == b"second"
+
+
+def test_the_last_name_is_never_there_without_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    flush, rename = os.fsync, Path.rename
+
+    def noted_flush(descriptor: int) -> None:
+        events.append("flush")
+        flush(descriptor)
+
+    def noted_rename(path: Path, target: Path) -> Path:
+        events.append(Path(target).name)
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", noted_flush)
+    monkeypatch.setattr(Path, "rename", noted_rename)
+    together = Together()
+    for name in ("z", "a", "m"):
+        together.open(tmp_path / name).write(b"x")
+    together.publish()
+    assert events == ["flush", "flush", "flush", "z", "a", "m", "flush"]  # the last is the folder's
+
+
+def test_files_that_are_discarded_leave_what_was_there(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    together = Together()
+    for name in ("a", "b"):
+        together.open(tmp_path / name).write(b"new")
+    together.discard()
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert everything_below(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_flush_that_fails_names_where_and_publishes_no_part_of_the_files(
+    nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flush, flushes = os.fsync, 0
+
+    def failing(descriptor: int) -> None:
+        nonlocal flushes
+        flushes += 1
+        if flushes == nth:
+            raise OSError(errno.EIO, "Input/output error")
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    together = Together()
+    for name in ("a", "b"):
+        together.open(tmp_path / name).write(b"new")
+    with pytest.raises(OSError, match=f"Input/output error: .*{tmp_path}"):
+        together.publish()
+    together.discard()
+    assert everything_below(tmp_path) in ([], ["a", "b"])
+
+
+def test_a_full_disk_publishes_none_of_the_files(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "size=64k"):
+        together = Together()
+        together.open(disk / "a").write(b"small")
+        together.open(disk / "b").write(bytes(60_000))
+        last = together.open(disk / "c")
+        with pytest.raises(OSError, match="No space left on device"):
+            last.write(bytes(100_000))
+        together.discard()
+        assert everything_below(disk) == []
+        together = Together()
+        together.open(disk / "small").write(b"x" * 1000)
+        big = together.open(disk / "big")
+        for _ in range(16):
+            with contextlib.suppress(OSError):
+                big.write(bytes(4000))
+        with pytest.raises(OSError, match=r"No space left on device: .*disk/big"):
+            together.publish()  # what Python had kept in memory does not fit
+        together.discard()
+        assert everything_below(disk) == []
+
+
+def test_two_writers_of_the_same_names_leave_whole_files_of_one_of_them_each(tmp_path: Path) -> None:
+    writers = [Together(), Together()]
+    for number, together in enumerate(writers):
+        for name in ("a", "b"):
+            together.open(tmp_path / name).write(b"%d" % number * 5)
+    for together in writers:
+        together.publish()
+    assert everything_below(tmp_path) == ["a", "b"]
+    assert [(tmp_path / name).read_bytes() for name in ("a", "b")] == [b"11111", b"11111"]
+
+
+# --- checksums --------------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 127, 128, 129, 1000])
 def test_checksums_are_those_of_the_whole_and_of_each_block(
     size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -164,16 +279,39 @@ def test_checksums_are_those_of_the_whole_and_of_each_block(
     monkeypatch.setattr(files, "_READ_BYTES", 24)
     data = random.Random(size).randbytes(size)
     (tmp_path / "a").write_bytes(data)
-    whole, blocks = checksums(tmp_path / "a")
-    assert whole == sha256_file(tmp_path / "a") == hashlib.sha256(data).hexdigest()
-    assert blocks == [hashlib.sha256(data[at : at + 64]).hexdigest() for at in range(0, size, 64)]
+    facts = checksums(tmp_path / "a").facts()
+    assert facts == expected_facts(data)
+    assert facts.sha256 == sha256_file(tmp_path / "a")
+    assert crc32_file(tmp_path / "a") == zlib.crc32(data)
+    assert sha256_text(data).hex() == sha256_text(memoryview(data)).hex() == facts.sha256
+
+
+def expected_facts(data: bytes) -> FileFacts:
+    return FileFacts(
+        bytes=len(data),
+        sha256=hashlib.sha256(data).hexdigest(),
+        block_sha256=[hashlib.sha256(data[at : at + 64]).hexdigest() for at in range(0, len(data), 64)],
+    )
+
+
+@settings(deadline=None)  # other work on the machine must not fail it
+@given(pieces=st.lists(st.binary(max_size=150), max_size=8))
+def test_checksums_do_not_depend_on_how_the_bytes_came(pieces: list[bytes]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "CHECKSUM_BLOCK_BYTES", 64)
+        sums, so_far = Checksums(), b""
+        for piece in pieces:
+            sums.update(memoryview(piece))
+            so_far += piece
+            assert sums.facts() == expected_facts(so_far)  # asked at any time, it disturbs nothing
+            assert sums.bytes == len(so_far)
 
 
 def test_a_read_error_names_the_file() -> None:
     path = Path("/proc/self/mem")
     if not path.exists():
         pytest.skip("no /proc on this machine")
-    for read in (sha256_file, checksums):
+    for read in (sha256_file, crc32_file, checksums):
         with pytest.raises(OSError, match=r"/proc/self/mem"):
             read(path)
 

@@ -2,15 +2,20 @@
 
 import io
 import lzma
+import random
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from storage.errors import ShardError
-from storage.shards import Document, find_shards, read_documents
+from storage.errors import Malformed, ShardError
+from storage.shards import Reading, find_shards, read_batches
+from storage.tar_stream import ByteStream, tar_members
 
 LONG = "long/" + "n" * 130 + ".txt"  # over the 100 bytes of a plain header
 DEEP = "/".join(["folder-of-some-length"] * 6) + "/leaf.txt"  # fits ustar's prefix and name
@@ -58,10 +63,19 @@ def gnu_tar(texts: dict[str, bytes], form: str, folder: Path) -> bytes:
     return subprocess.run(command, check=True, capture_output=True).stdout
 
 
-def read(tmp_path: Path, tar: bytes, name: str = "a.xz") -> list[Document]:
+def read(tmp_path: Path, tar: bytes, name: str = "a.xz") -> list[tuple[str, bytes]]:
+    """(member, text) of each document."""
     path = tmp_path / name
     path.write_bytes(lzma.compress(tar, preset=0) if name.endswith(".xz") else tar)
-    return list(read_documents(find_shards(str(path))[0]))
+    documents: list[tuple[str, bytes]] = []
+    for batch in read_batches(find_shards(str(path))[0], Reading()):
+        rest = io.BytesIO(batch.texts.utf8)
+        documents += [
+            (member, rest.read(size))
+            for member, size in zip(batch.texts.members, batch.texts.sizes.tolist(), strict=True)
+        ]
+        assert rest.read() == b""
+    return documents
 
 
 def refusal(tmp_path: Path, tar: bytes) -> str:
@@ -106,7 +120,7 @@ def padded(content: bytes) -> bytes:
 @pytest.mark.parametrize("form", FORMATS)
 def test_documents_of_pythons_tars_equal_what_tar_extracts(form: str, tmp_path: Path) -> None:
     tar = python_tar(texts_for(form), form)
-    documents = [(document.member, document.utf8) for document in read(tmp_path, tar)]
+    documents = read(tmp_path, tar)
     assert documents == extracted(tmp_path, tar) == list(texts_for(form).items())
 
 
@@ -116,23 +130,20 @@ def test_documents_of_gnu_tars_equal_what_tar_extracts(form: str, tmp_path: Path
     texts = {name: text for name, text in texts_for(form).items() if form != "v7" or len(name) < 90}
     (tmp_path / "made").mkdir()
     tar = gnu_tar(texts, form, tmp_path / "made")
-    documents = [(document.member, document.utf8) for document in read(tmp_path, tar)]
+    documents = read(tmp_path, tar)
     assert documents == extracted(tmp_path, tar)
     assert {name.removeprefix("./"): text for name, text in documents} == texts
 
 
 def test_headers_never_reach_the_text(tmp_path: Path) -> None:
     for form in FORMATS:
-        text = b"".join(
-            document.utf8
-            for document in read(tmp_path, python_tar({"a.txt": b"one", LONG[:90]: b"two"}, form))
-        )
-        assert text == b"onetwo"
+        documents = read(tmp_path, python_tar({"a.txt": b"one", LONG[:90]: b"two"}, form))
+        assert b"".join(text for _, text in documents) == b"onetwo"
 
 
 def test_a_tar_without_xz_is_read_as_a_tar_and_never_as_text(tmp_path: Path) -> None:
     tar = python_tar(TEXTS, "gnu")
-    assert [document.utf8 for document in read(tmp_path, tar, "a.tar")] == list(TEXTS.values())
+    assert read(tmp_path, tar, "a.tar") == list(TEXTS.items())
 
 
 def test_a_pax_size_stands_above_that_of_the_header(tmp_path: Path) -> None:
@@ -140,34 +151,34 @@ def test_a_pax_size_stands_above_that_of_the_header(tmp_path: Path) -> None:
     tar = (
         header("PaxHeaders/a", len(record), b"x") + padded(record) + header("a.txt", 0) + padded(b"abc") + END
     )
-    assert [(document.member, document.utf8) for document in read(tmp_path, tar)] == [("a.txt", b"abc")]
+    assert read(tmp_path, tar) == [("a.txt", b"abc")]
 
 
 def test_a_pax_size_speaks_of_the_file_and_not_of_the_long_name_before_it(tmp_path: Path) -> None:
     record, name = b"10 size=3\n", b"long.txt\0"
     tar = header("x", len(record), b"x") + padded(record) + header("L", len(name), b"L") + padded(name)
     tar += header("short", 0) + padded(b"abc") + END
-    assert [(document.member, document.utf8) for document in read(tmp_path, tar)] == [("long.txt", b"abc")]
+    assert read(tmp_path, tar) == [("long.txt", b"abc")]
 
 
 def test_global_pax_comments_are_passed_over_but_may_rename_nothing(tmp_path: Path) -> None:
     def with_global(record: bytes) -> bytes:
         return header("g", len(record), b"g") + padded(record) + header("a.txt", 3) + padded(b"abc") + END
 
-    assert read(tmp_path, with_global(b"14 comment=ok\n"))[0].utf8 == b"abc"
+    assert read(tmp_path, with_global(b"14 comment=ok\n"))[0][1] == b"abc"
     assert "global PAX header" in refusal(tmp_path, with_global(b"10 path=x\n"))
 
 
 def test_a_name_that_is_not_utf8_is_spelt_out(tmp_path: Path) -> None:
     block = bytearray(header("aaa.txt", 1))
     block[1] = 0xFF
-    assert read(tmp_path, signed(bytes(block)) + padded(b"x") + END)[0].member == "a\\xffa.txt"
+    assert read(tmp_path, signed(bytes(block)) + padded(b"x") + END)[0][0] == "a\\xffa.txt"
 
 
 def test_what_gnu_keeps_where_ustar_has_its_prefix_is_no_part_of_the_name(tmp_path: Path) -> None:
     block = header("a.txt", 3)
     times = signed(block[:345] + b"14000000000\0" * 2 + block[369:512])  # of `tar --incremental`
-    assert read(tmp_path, times + padded(b"abc") + END)[0].member == "a.txt"
+    assert read(tmp_path, times + padded(b"abc") + END)[0][0] == "a.txt"
 
 
 ONE = header("a.txt", 3) + padded(b"abc")
@@ -201,7 +212,7 @@ def test_a_tar_that_is_not_whole_is_refused(tar: bytes, reason: str, tmp_path: P
 
 def test_a_tar_without_magic_and_with_a_wrong_checksum_is_not_taken_for_text(tmp_path: Path) -> None:
     block = signed(ONE[:257] + bytes(8) + ONE[265:512])
-    assert read(tmp_path, block + ONE[512:] + END)[0].utf8 == b"abc"  # the form of Version 7
+    assert read(tmp_path, block + ONE[512:] + END)[0][1] == b"abc"  # the form of Version 7
     assert "NUL bytes" in refusal(tmp_path, b"b" + block[1:] + ONE[512:] + END)
 
 
@@ -296,10 +307,108 @@ def test_an_absurdly_long_header_is_refused_before_it_is_parsed(kind: bytes, tmp
 def test_many_small_pax_records_take_no_quadratic_time(tmp_path: Path) -> None:
     records = b"8 a=bcd\n" * 131_072
     tar = header("x", len(records), b"x") + padded(records) + ONE + END
-    assert read(tmp_path, tar)[0].utf8 == b"abc"
+    assert read(tmp_path, tar)[0][1] == b"abc"
 
 
 def test_a_folder_by_its_name_alone_is_passed_over(tmp_path: Path) -> None:
     for kind in (b"0", b"\0"):
         tar = header("a/", 0, kind) + ONE + END
-        assert [document.member for document in read(tmp_path, tar)] == ["a.txt"]
+        assert read(tmp_path, tar) == [("a.txt", b"abc")]
+
+
+# --- exact reads from chunks ------------------------------------------------------------------------------------------
+
+
+def chunked(data: bytes, sizes: list[int]) -> Iterator[bytes]:
+    """The data in chunks of these sizes over and over, empty ones among them."""
+    start, number = 0, 0
+    while start < len(data):
+        size = sizes[number % len(sizes)]
+        yield data[start : start + size]
+        start, number = start + size, number + 1
+
+
+CHUNKS = st.lists(st.integers(0, 9), min_size=1, max_size=5).filter(any)
+
+
+@settings(deadline=None)  # other work on the machine must not fail it
+@given(
+    data=st.binary(max_size=60),
+    sizes=CHUNKS,
+    steps=st.lists(st.tuples(st.sampled_from(["peek", "take", "put back"]), st.integers(0, 20)), max_size=30),
+)
+def test_a_stream_is_read_as_if_it_were_one_piece(
+    data: bytes, sizes: list[int], steps: list[tuple[str, int]]
+) -> None:
+    stream, judge, last = ByteStream(chunked(data, sizes)), io.BytesIO(data), b""
+    for step, size in steps:
+        before = judge.tell()
+        if step == "put back":
+            stream.put_back(last)
+            judge.seek(before - len(last))
+            last = b""
+        elif step == "take":
+            last = stream.take(size)
+            assert last == judge.read(size)
+        else:
+            assert stream.peek(size) == judge.read(size)
+            judge.seek(before)
+        assert stream.taken == judge.tell()
+    assert stream.take(100) == judge.read()
+
+
+@settings(deadline=None)
+@given(
+    lines=st.lists(st.sampled_from([b"", b"a", b"\r", b"bcd", b"x" * 30]), max_size=12),
+    sizes=CHUNKS,
+    ends=st.booleans(),
+    skipped=st.integers(0, 5),
+)
+def test_lines_of_a_stream_are_those_of_its_text(
+    lines: list[bytes], sizes: list[int], ends: bool, skipped: int
+) -> None:
+    data = b"\n".join(lines) + b"\n" * ends
+    stream, judge = ByteStream(chunked(data, sizes)), io.BytesIO(data)
+    assert stream.take(skipped) == judge.read(skipped)
+    expected = judge.readlines()
+    assert list(stream.lines(limit=100)) == expected
+    assert stream.taken == len(data)
+
+
+def test_a_line_that_is_put_back_is_read_again_with_the_rest() -> None:
+    stream = ByteStream(iter([b"on", b"e\ntw", b"o\nthree"]))
+    lines = stream.lines(limit=100)
+    first = next(lines)
+    stream.put_back(first)
+    assert stream.taken == 0
+    assert stream.peek(5) == b"one\nt"
+    assert list(stream.lines(limit=100)) == [b"one\n", b"two\n", b"three"]
+
+
+def test_a_line_without_end_is_refused_before_all_of_it_is_in_memory() -> None:
+    asked = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal asked
+        while True:
+            asked += 1
+            yield b"x" * 1000
+
+    with pytest.raises(Malformed, match=r"a line of more than 10,000 bytes"):
+        next(ByteStream(endless()).lines(limit=10_000))
+    assert asked < 15
+
+
+def test_reading_many_small_members_takes_no_quadratic_time() -> None:
+    """100,000 members out of one chunk: with a copy of the rest for each, it would be 10 TB to copy."""
+    tar = (header("a.txt", 3) + padded(b"abc")) * 100_000 + END
+    assert sum(1 for _ in tar_members(ByteStream(iter([tar])))) == 100_000
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_members_do_not_depend_on_where_the_stream_is_cut_into_chunks(form: str) -> None:
+    texts, rng = texts_for(form), random.Random(form)
+    tar = python_tar(texts, form)
+    for _ in range(30):
+        sizes = [rng.choice([1, 7, 511, 512, 513, 4096, 100_000]) for _ in range(4)]
+        assert list(tar_members(ByteStream(chunked(tar, sizes)))) == list(texts.items())

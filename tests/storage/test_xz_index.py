@@ -1,16 +1,18 @@
 """The index of an xz file tells what it expands to, in every legal form of the file, and never of a cut one."""
 
+import gzip
 import lzma
 import random
 import shutil
 import subprocess
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from storage.errors import ShardError
-from storage.shards import find_shards, uncompressed_bytes
+from storage.shards import Shard, find_shards, uncompressed_bytes
 
 CONTENT = random.Random(3).randbytes(20_000) + b"brick " * 20_000
 XZ = lzma.compress(CONTENT, preset=0)
@@ -53,11 +55,26 @@ def test_a_file_of_many_blocks_is_summed(tmp_path: Path) -> None:
 
 def test_real_shards_have_the_size_that_their_index_says(real_data: Path) -> None:
     for shard in find_shards(str(real_data / "owt-small"))[-2:]:
-        assert uncompressed_bytes(shard) == len(lzma.decompress(shard.path.read_bytes()))
+        assert uncompressed_bytes(shard) == len(lzma.decompress(Path(shard.location).read_bytes()))
 
 
-def test_a_text_file_is_as_long_as_it_is(tmp_path: Path) -> None:
+def test_what_is_not_xz_is_as_long_as_it_is(tmp_path: Path) -> None:
     assert size_of(tmp_path / "a.txt", b"Dorothy") == 7
+    assert size_of(tmp_path / "a.jsonl.gz", gzip.compress(b"Dorothy")) == len(gzip.compress(b"Dorothy"))
+
+
+def test_xz_under_any_name_and_in_memory_is_as_long_as_its_index_says(tmp_path: Path) -> None:
+    assert size_of(tmp_path / "a.txt", XZ) == len(CONTENT)
+    inner = Shard(
+        location=str(tmp_path / "a.tar"),
+        name="a.tar/b.xz",
+        compressed_bytes=len(XZ),
+        content=XZ,
+        member="b.xz",
+    )
+    assert uncompressed_bytes(inner) == len(CONTENT)
+    with pytest.raises(ShardError, match=r"a\.tar: b\.xz: is cut off"):
+        uncompressed_bytes(replace(inner, content=XZ[:-1], compressed_bytes=len(XZ) - 1))
 
 
 def refused(path: Path, content: bytes) -> str:

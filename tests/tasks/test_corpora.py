@@ -12,9 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from tiny_data import build_plainly
 
 from storage.errors import CorpusError, ShardError
-from storage.shards import read_documents, write_shard
+from storage.shards import ArchiveOfShards, Reading, find_shards, read_archive, read_batches, write_shard
 from storage.workspace import Workspace
 from tasks import corpora
 from tasks.corpora import CATALOGUE, CatalogueEntry, CorpusConfig, download, locate_shards
@@ -232,7 +233,7 @@ def test_a_text_by_name_is_one_shard_and_fetched_once(
     config, workspace = catalogue_with(entry, monkeypatch), Workspace.at(tmp_path)
     for _ in range(2):
         (shard,) = locate_shards(config, workspace)
-        assert shard.path.read_bytes() == CONTENT
+        assert Path(shard.location).read_bytes() == CONTENT
         assert shard.name == "book.txt"
     assert len(server.asked) == 1
     assert [path.name for path in workspace.corpora.iterdir()] == ["book"]
@@ -250,71 +251,88 @@ def archive_of_shards(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def test_an_archive_by_name_is_unpacked_to_its_shards_in_order(
+def archive_corpus(server: Server, content: bytes, monkeypatch: pytest.MonkeyPatch) -> CorpusConfig:
+    server.content = content
+    entry = replace(
+        entry_for(server, content), layout="archive of shards", url=server.url.replace(".txt", ".tar.xz")
+    )
+    return catalogue_with(entry, monkeypatch)
+
+
+def test_an_archive_by_name_is_one_file_that_holds_its_shards_and_is_fetched_once(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.content = archive_of_shards(tmp_path / "made")
-    config = catalogue_with(
-        replace(entry_for(server, server.content), layout="archive of shards"), monkeypatch
-    )
+    config = archive_corpus(server, archive_of_shards(tmp_path / "made"), monkeypatch)
     workspace = Workspace.at(tmp_path / "workspace")
-    shards = locate_shards(config, workspace)
-    assert [next(read_documents(shard)).utf8 for shard in shards] == [b"text 1", b"text 2", b"text 10"]
-    assert [path.name for path in workspace.corpora.iterdir()] == ["book"]  # the archive is not kept
-    assert locate_shards(config, workspace) == shards
+    (archive,) = locate_shards(config, workspace)
+    assert archive.name == "book.tar.xz"
+    with pytest.raises(ArchiveOfShards):
+        next(read_batches(archive, Reading()))
+    inner = {shard.member: shard for shard in read_archive(archive)}
+    assert {member: next(read_batches(shard, Reading())).texts.utf8 for member, shard in inner.items()} == {
+        f"openwebtext/urlsf_subset00-{n}_data.xz": b"text %d" % n for n in (1, 2, 10)
+    }
+    assert [path.name for path in workspace.corpora.iterdir()] == [
+        "book"
+    ]  # and no second copy of the archive
+    assert sorted(path.name for path in (workspace.corpora / "book").iterdir()) == [
+        "book.tar.xz",
+        "fetched.json",
+    ]
+    assert locate_shards(config, workspace) == [archive]
     assert len(server.asked) == 1
 
 
-def test_killed_while_unpacking_it_unpacks_again_without_downloading_again(
-    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("step", ["link_or_copy", "write_json"])
+@pytest.mark.parametrize("layout", ["text", "archive of shards"])
+def test_killed_before_its_record_a_corpus_is_not_downloaded_again(
+    step: str, layout: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.content = archive_of_shards(tmp_path / "made")
-    config = catalogue_with(
-        replace(entry_for(server, server.content), layout="archive of shards"), monkeypatch
-    )
+    if layout == "text":
+        content = CONTENT
+        config = catalogue_with(entry_for(server, CONTENT), monkeypatch)
+    else:
+        content = archive_of_shards(tmp_path / "made")
+        config = archive_corpus(server, content, monkeypatch)
     workspace = Workspace.at(tmp_path / "workspace")
 
     def killed(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    for step in ("write_json", "_unpack"):
+    for _ in range(2):
         with monkeypatch.context() as patch:
             patch.setattr(corpora, step, killed)
             with pytest.raises(KeyboardInterrupt):
                 locate_shards(config, workspace)
-    assert len(locate_shards(config, workspace)) == 3
+    (shard,) = locate_shards(config, workspace)
+    assert Path(shard.location).read_bytes() == content
     assert len(server.asked) == 1
+    assert [path.name for path in workspace.corpora.iterdir()] == ["book"]
 
 
-def test_a_text_that_was_killed_before_its_record_is_not_downloaded_again(
+def test_a_folder_of_shards_that_an_earlier_version_unpacked_is_used_as_it_is(
     server: Server, entry: CatalogueEntry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, workspace = catalogue_with(entry, monkeypatch), Workspace.at(tmp_path)
-
-    def killed(*_: object, **__: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(corpora, "write_json", killed)
-        with pytest.raises(KeyboardInterrupt):
-            locate_shards(config, workspace)
-    (shard,) = locate_shards(config, workspace)
-    assert shard.path.read_bytes() == CONTENT
-    assert len(server.asked) == 1
+    config, workspace = catalogue_with(entry, monkeypatch), Workspace.at(tmp_path / "workspace")
+    folder = workspace.corpora / "book"
+    archive_of_shards(folder)
+    (folder / "fetched.json").write_text("{}")
+    names = [shard.name for shard in locate_shards(config, workspace)]
+    assert names == [f"urlsf_subset00-{n}_data.xz" for n in (1, 2, 10)]
+    assert server.asked == []
 
 
-def test_an_archive_that_is_not_whole_leaves_no_corpus(
+def test_an_archive_that_is_not_whole_is_refused_whenever_it_is_read(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = lzma.decompress(archive_of_shards(tmp_path / "made"))
-    server.content = lzma.compress(whole[:-10_000])
-    config = catalogue_with(
-        replace(entry_for(server, server.content), layout="archive of shards"), monkeypatch
-    )
+    config = archive_corpus(server, lzma.compress(whole[:-10_000]), monkeypatch)
     workspace = Workspace.at(tmp_path / "workspace")
     for _ in range(2):
+        (archive,) = locate_shards(config, workspace)
         with pytest.raises(ShardError, match="cut off"):
-            locate_shards(config, workspace)
+            list(read_archive(archive))
+    assert len(server.asked) == 1
 
 
 def test_a_folder_of_a_catalogue_s_name_is_the_folder(
@@ -332,6 +350,19 @@ def test_the_first_shards_can_be_asked_for_alone(tiny_corpus: Path, tmp_path: Pa
     config = CorpusConfig(corpus=str(tiny_corpus), limit_shards=2)
     names = [shard.name for shard in locate_shards(config, Workspace.at(tmp_path / "workspace"))]
     assert names == ["urlsf_subset00-1_data.xz", "urlsf_subset00-2_data.xz"]
+
+
+def test_the_first_shards_of_an_archive_can_be_asked_for_alone(tiny_corpus: Path, tmp_path: Path) -> None:
+    """As in `--limit-shards 200` of OpenWebText, which is one archive: not all of it is to be read then."""
+    archive = tmp_path / "tiny.tar"
+    with tarfile.open(archive, "w") as tar:
+        for shard in find_shards(str(tiny_corpus)):
+            tar.add(shard.location, shard.name)
+    dataset = build_plainly(archive, Workspace.at(tmp_path / "workspace"), limit_shards=2, val_fraction=0.3)
+    assert [source.name for source in dataset.manifest.sources] == [
+        "tiny.tar/urlsf_subset00-1_data.xz",
+        "tiny.tar/urlsf_subset00-2_data.xz",
+    ]
 
 
 def test_a_corpus_that_is_neither_here_nor_known_says_so(tmp_path: Path) -> None:
@@ -375,12 +406,19 @@ def test_the_catalogue_s_book_is_the_one_beside_this_checkout(real_data: Path) -
         ("tolerate_bad_shards", -1),
         ("limit_shards", 0),
         ("workers", 0),
+        ("memory_budget_bytes", 0),
     ],
 )
 def test_a_setting_that_cannot_be_meant_is_refused_with_its_value(setting: str, value: object) -> None:
     with pytest.raises(ValueError, match=setting) as refused:
         CorpusConfig(**{setting: value})  # type: ignore[arg-type]
     assert str(value) in str(refused.value)
+
+
+def test_the_settings_that_change_a_text_go_on_to_the_reader() -> None:
+    assert CorpusConfig().reading == Reading()
+    config = CorpusConfig(invalid_utf8="replace", text_column="body")
+    assert config.reading == Reading(invalid_utf8="replace", text_column="body")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Shards to token files: what is encoded is what was written, whatever the order and the number of workers."""
 
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,11 @@ from model.tokenizer import tokenizer_from_json
 from storage.datasets import Dataset, verify_dataset
 from storage.documents import read_document_rows
 from storage.errors import DatasetError, ShardError
-from storage.shards import Shard, write_shard
-from storage.tokens import split_of
+from storage.shards import write_shard
+from storage.tokens import SPLITS, split_of
 from storage.workspace import Workspace
-from tasks.dataset import RefusedShard, groups_of, refuse_bad_shards
+from tasks.dataset import groups_of
+from tasks.ingest import RefusedShard, refuse_bad_shards
 from tasks.look import first_text
 from tasks.verify import compare, recorded_config, verify
 
@@ -76,6 +78,52 @@ def test_the_bytes_do_not_depend_on_where_or_how_often(tiny_corpus: Path, tmp_pa
     assert compare(first, second) == []
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_archive_of_shards_makes_the_data_set_that_its_shards_make(
+    workers: int, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    first = build_plainly(tiny_corpus, Workspace.at(tmp_path / "one"))
+    with tarfile.open(tmp_path / "tiny.tar", "w") as tar:
+        for path in sorted(tiny_corpus.iterdir()):  # 10 before 2: not the order of a corpus
+            tar.add(path, path.name)
+    second = build_plainly(tmp_path / "tiny.tar", Workspace.at(tmp_path / "two"), workers=workers)
+    assert second.manifest.digest == first.manifest.digest
+    assert [source.name for source in second.manifest.sources] == [
+        f"tiny.tar/{source.name}" for source in first.manifest.sources
+    ]
+    assert [source.sha256 for source in second.manifest.sources] == [
+        source.sha256 for source in first.manifest.sources
+    ]
+    assert verify(second)[1] == []
+
+
+def test_the_same_documents_make_the_same_data_set_in_every_form(real_data: Path, tmp_path: Path) -> None:
+    digests = {
+        name: build_plainly(real_data / name, Workspace.at(tmp_path / Path(name).name)).manifest.digest
+        for name in ("owt-small", "formats/documents.jsonl.zst", "formats/documents.parquet")
+    }
+    assert len(set(digests.values())) == 1, digests
+
+
+def test_another_fraction_is_built_from_the_text_that_is_there(tiny_corpus: Path, tmp_path: Path) -> None:
+    """The characters that were noted are those of another split then, and are counted again."""
+    workspace = Workspace.at(tmp_path / "one")
+    build_plainly(tiny_corpus, workspace)
+    again = build_plainly(tiny_corpus, workspace, val_fraction=0.4)
+    fresh = build_plainly(tiny_corpus, Workspace.at(tmp_path / "two"), val_fraction=0.4)
+    assert again.manifest.digest == fresh.manifest.digest
+    assert compare(again, fresh) == []
+
+
+def test_a_finished_build_leaves_no_tokens_but_those_of_the_data_set(
+    tiny_corpus: Path, workspace: Workspace
+) -> None:
+    dataset = build_plainly(tiny_corpus, workspace)
+    assert not [path for path in workspace.tokens.rglob("*") if path.is_file()]
+    tokens = {split: sum(getattr(s, f"{split}_tokens") for s in dataset.manifest.sources) for split in SPLITS}
+    assert tokens == {split: dataset.facts(split).tokens for split in SPLITS}
+
+
 def test_a_removed_shard_moves_no_document_between_splits(tiny_corpus: Path, tmp_path: Path) -> None:
     whole = build_plainly(tiny_corpus, Workspace.at(tmp_path / "one"))
     (tiny_corpus / "urlsf_subset00-3_data.xz").unlink()
@@ -102,7 +150,7 @@ def test_a_fraction_that_leaves_a_split_empty_names_the_way_out(
 
 def test_bad_shards_are_named_and_counted_beyond_what_is_tolerated() -> None:
     def refused(name: str) -> RefusedShard:
-        return RefusedShard(shard=Shard(path=Path(name), name=name, compressed_bytes=1), reason="is cut off")
+        return RefusedShard(name=name, location=name, place=name, reason="is cut off")
 
     with pytest.raises(
         ShardError, match=r"a\.xz: is cut off \(and 1 more bad shards\); .*--tolerate-bad-shards 2"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from storage.files import sha256_file
-from storage.shards import find_shards, read_documents
+from storage.shards import Reading, find_shards, read_batches
 from tasks import stdlib_docs
 from tasks.stdlib_docs import pack_stdlib_docs, stdlib_documents
 
@@ -53,11 +53,12 @@ def test_two_packs_are_the_same_bytes(library: Path, tmp_path: Path, monkeypatch
     assert digests == {path.name: sha256_file(path) for path in second.iterdir()}
     shards = find_shards(str(first))
     assert [shard.name for shard in shards] == [f"urlsf_subset00-{n}_data.xz" for n in (1, 2, 3)]
-    documents = [document for shard in shards for document in read_documents(shard)]
-    assert [document.utf8.decode() for document in documents] == [
+    batches = [batch.texts for shard in shards for batch in read_batches(shard, Reading())]
+    assert [text for batch in batches for text in batch.as_arrow().to_pylist()] == [
         text.encode("utf-8", "replace").decode() for text in stdlib_documents()
     ]
-    assert [document.member[:8] for document in documents] == [f"{n:07d}-" for n in range(5)]
+    members = [member for batch in batches for member in batch.members]
+    assert [member[:8] for member in members] == [f"{n:07d}-" for n in range(5)]
 
 
 def test_a_finished_pack_is_kept(library: Path, tmp_path: Path) -> None:

@@ -1,0 +1,243 @@
+"""Owns byte-level byte-pair encoding, GPT-2's way: text -> words -> bytes -> the merges that were learnt, in their order.
+
+A tokenizer is a Hugging Face `tokenizer.json`, which other programs read as well. What encodes a whole corpus is a faster
+program that gives the same ids; this one needs nothing but Python, and shows how it works.
+"""
+
+import functools
+import hashlib
+import itertools
+import json
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+TokenArray = npt.NDArray[np.integer[Any]]
+
+END_OF_TEXT: Final = "<|endoftext|>"
+_WHITE_SPACE: Final = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_WORDS_REMEMBERED: Final = 1 << 16
+
+
+def byte_level_json(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> str:
+    """A `tokenizer.json` as the libraries `tokenizers` and `transformers` read it; the same arguments, the same text.
+
+    `vocabulary` has every token but end-of-text, spelt in the characters of `byte_characters`, with ids from 0 without a
+    gap; end-of-text becomes the id after the last.
+    """
+    end_of_text = len(vocabulary)
+    by_id = dict(sorted({**vocabulary, END_OF_TEXT: end_of_text}.items(), key=lambda item: item[1]))
+    assert list(by_id.values()) == list(range(end_of_text + 1)), "ids have a gap"
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    special = {
+        "id": end_of_text, "content": END_OF_TEXT, "single_word": False, "lstrip": False, "rstrip": False,
+        "normalized": False, "special": True,
+    }  # fmt: skip
+    model = {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
+        "vocab": by_id, "merges": [list(pair) for pair in merges],
+    }  # fmt: skip
+    whole = {
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": [special], "normalizer": None,
+        "pre_tokenizer": byte_level, "post_processor": byte_level | {"trim_offsets": False},
+        "decoder": byte_level, "model": model,
+    }  # fmt: skip
+    return json.dumps(whole, ensure_ascii=False) + "\n"  # an indent would take ten times as long
+
+
+def byte_characters() -> list[str]:
+    """The character that stands for each byte in a vocabulary: itself if it can be printed, else one from 256 on.
+
+    From GPT-2's code (openai/gpt-2, src/encoder.py, `bytes_to_unicode`).
+    """
+    printable = {
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    }
+    others = iter(range(256, 512))
+    return [chr(byte if byte in printable else next(others)) for byte in range(256)]
+
+
+class BpeTokenizer:
+    """Byte-level BPE with GPT-2's rule of what a word is. Every text can be encoded: the 256 bytes are tokens."""
+
+    def __init__(
+        self, vocabulary: dict[str, int], merges: list[tuple[str, str]], end_of_text: int, text: str
+    ) -> None:
+        """Spelt as in `tokenizer.json`, whose whole text is `text`. What only encoding needs is made when it is needed.
+
+        ValueError, then at the latest, if it is not byte-level BPE.
+        """
+        self._json = text
+        self.end_of_text = end_of_text
+        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+        try:
+            self._bytes_of_id = {
+                number: bytes(byte_of[character] for character in token)
+                for token, number in vocabulary.items()
+                if number != end_of_text
+            }
+        except KeyError as error:
+            raise ValueError(
+                f"tokenizer: {error.args[0]!r} stands for no byte; it is not byte-level BPE"
+            ) from None
+        self._merges = merges
+        self.vocabulary_size = max(*self._bytes_of_id, end_of_text) + 1
+        self._ids_of_word = functools.lru_cache(_WORDS_REMEMBERED)(self._merged)
+
+    @cached_property
+    def _id_of_bytes(self) -> dict[bytes, int]:
+        ids = {token: number for number, token in self._bytes_of_id.items()}
+        if missing := [byte for byte in range(256) if bytes([byte]) not in ids]:
+            raise ValueError(f"tokenizer: its vocabulary lacks byte {missing[0]}")
+        return ids
+
+    @cached_property
+    def _rank_of_pair(self) -> dict[tuple[bytes, bytes], int]:
+        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+        ranks = {
+            (bytes(byte_of[c] for c in left), bytes(byte_of[c] for c in right)): rank
+            for rank, (left, right) in enumerate(self._merges)
+        }
+        if any(left + right not in self._id_of_bytes for left, right in ranks):
+            raise ValueError("tokenizer: its vocabulary lacks a merged pair")
+        return ranks
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Reads a `tokenizer.json` of GPT-2's kind. ValueError in one line if it is anything else."""
+        try:
+            fields = json.loads(text)
+            merges = [
+                tuple(pair.split(" ") if isinstance(pair, str) else pair)
+                for pair in fields["model"]["merges"]
+            ]
+            vocabulary = dict(fields["model"]["vocab"])
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ValueError(f"not a tokenizer.json of byte-level BPE ({error!r})") from None
+        if not is_gpt2_kind(fields):
+            raise ValueError("a tokenizer.json, but not of GPT-2's kind")
+        return cls(vocabulary, merges, fields["added_tokens"][0]["id"], text)
+
+    def to_json(self) -> str:
+        """The `tokenizer.json` it was read from."""
+        return self._json
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256, in hex, of the JSON."""
+        return hashlib.sha256(self._json.encode()).hexdigest()
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The integer type of ids, in memory and in token files."""
+        return np.dtype(np.uint16 if self.vocabulary_size <= 65_536 else np.uint32)
+
+    def encode(self, text: str) -> TokenArray:
+        """Ids of a text, 1-D. A literal `<|endoftext|>` is text like any other."""
+        ids: list[int] = []
+        for word in _words().findall(text):
+            ids += self._ids_of_word(word)
+        return np.array(ids, self.dtype)
+
+    def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+        """(ids, counts) of UTF-8 texts, as the protocol says."""
+        end = np.array([self.end_of_text], self.dtype)
+        encoded = [np.append(self.encode(text.decode()), end) for text in texts]
+        counts = np.array([len(ids) for ids in encoded], np.int64)
+        return np.concatenate(encoded) if encoded else np.empty(0, self.dtype), counts
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """Text of any sequence of ids; end-of-text renders as nothing, bytes that are no UTF-8 as U+FFFD.
+
+        ValueError for an id outside the vocabulary.
+        """
+        sequence = np.asarray(ids).reshape(-1)
+        if sequence.size and (
+            sequence.dtype.kind not in "iu" or sequence.min() < 0 or sequence.max() >= self.vocabulary_size
+        ):
+            raise ValueError(
+                f"ids to decode must be integers from 0 to {self.vocabulary_size - 1}; was another tokenizer meant?"
+            )
+        utf8 = b"".join(self._bytes_of_id.get(number, b"") for number in sequence.tolist())
+        try:
+            return utf8.decode("utf-8", "surrogatepass")
+        except UnicodeDecodeError:
+            return utf8.decode("utf-8", "replace")
+
+    def _merged(self, word: str) -> list[int]:
+        """Ids of a word: its bytes, of which the neighbours with the earliest merge are joined until there is none."""
+        parts = [bytes([byte]) for byte in word.encode("utf-8", "surrogatepass")]
+        while len(parts) > 1:
+            ranked = [
+                (self._rank_of_pair.get(pair, len(self._rank_of_pair)), pair)
+                for pair in itertools.pairwise(parts)
+            ]
+            rank, (left, right) = min(ranked, key=lambda one: one[0])
+            if rank == len(self._rank_of_pair):
+                break
+            joined: list[bytes] = []
+            index = 0
+            while index < len(parts):
+                if parts[index : index + 2] == [left, right]:
+                    joined.append(left + right)
+                    index += 2
+                else:
+                    joined.append(parts[index])
+                    index += 1
+            parts = joined
+        return [self._id_of_bytes[part] for part in parts]
+
+
+_FEATURES_NOT_KNOWN: Final = (
+    "dropout",
+    "continuing_subword_prefix",
+    "end_of_word_suffix",
+    "byte_fallback",
+    "ignore_merges",
+)
+
+
+def is_gpt2_kind(fields: Any) -> bool:
+    """Whether a parsed `tokenizer.json` means byte-level BPE with GPT-2's words, and nothing else."""
+    try:
+        model, before, after = fields["model"], fields["pre_tokenizer"], fields["decoder"]
+        return (
+            model["type"] == "BPE"
+            and not any(model.get(key) for key in _FEATURES_NOT_KNOWN)
+            and fields.get("normalizer") is None
+            and before["type"] == after["type"] == "ByteLevel"
+            and not before["add_prefix_space"]
+            and before.get("use_regex", True)
+            and [token["content"] for token in fields["added_tokens"]] == [END_OF_TEXT]
+        )
+    except (KeyError, TypeError, AttributeError):
+        return False
+
+
+@functools.cache
+def _words() -> re.Pattern[str]:
+    """GPT-2's pattern for words (openai/gpt-2, src/encoder.py), for a `re` that does not know `\\\\p{L}`."""
+    letter, number, space = _class("L"), _class("N"), _WHITE_SPACE
+    return re.compile(
+        rf"'(?:[sdmt]|ll|ve|re)| ?[{letter}]+| ?[{number}]+| ?[^{space}{letter}{number}]+|[{space}]+(?![^{space}])|[{space}]+"
+    )
+
+
+def _class(major: str) -> str:
+    """The characters of a major category of Unicode, as they stand between brackets in a pattern."""
+    ranges: list[list[int]] = []
+    for code_point in range(0x110000):
+        if unicodedata.category(chr(code_point))[0] == major:
+            if ranges and ranges[-1][1] == code_point - 1:
+                ranges[-1][1] = code_point
+            else:
+                ranges.append([code_point, code_point])
+    return "".join(f"{re.escape(chr(first))}-{re.escape(chr(last))}" for first, last in ranges)

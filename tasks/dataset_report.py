@@ -1,0 +1,201 @@
+"""`report.html` of a data set: what is in it, as a page that a person likes to read; one file that needs no network."""
+
+import itertools
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from model.tokenizer import CharacterCounts
+from storage.datasets import Dataset
+from storage.documents import document_columns
+from storage.files import atomic_file
+from tasks.look import sample_documents
+
+_LENGTH_EDGES = [0, 64, 128, 256, 512, *(1024 * 2**power for power in range(11)), 1 << 40]  # bytes
+_SCRIPTS_SHOWN = 12
+_CHARACTERS_SHOWN = 40
+_REPEATED_SHOWN = 10
+_SAMPLES_SHOWN = 5
+_SAMPLE_CHARACTERS = 900
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One line of a chart: what, how much, and its share of the longest."""
+
+    label: str
+    amount: str
+    share: float
+
+
+def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
+    """Writes `report.html` into the folder of a data set; returns its path."""
+    columns = document_columns(
+        dataset.path / "documents.parquet",
+        ["sha256", "split", "shard", "member", "text_bytes", "token_count"],
+    )
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("tasks", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["size"] = _size
+    manifest = dataset.manifest
+    page = environment.get_template("dataset_report.html").render(
+        dataset=dataset,
+        manifest=manifest,
+        total=manifest.train + manifest.val,
+        lengths=_lengths(columns["text_bytes"]),
+        median_bytes=int(np.median(columns["text_bytes"])),
+        longest=_longest(columns),
+        scripts=_scripts(characters),
+        characters=_frequent(characters),
+        distinct=characters.distinct,
+        coverage=_coverage(dataset, characters),
+        compression=_compression(dataset, columns),
+        repeated=_repeated(columns),
+        samples=list(sample_documents(dataset, "train", _SAMPLES_SHOWN, seed=0)),
+        sample_characters=_SAMPLE_CHARACTERS,
+        stages=_stages(dataset),
+    )
+    path = dataset.path / "report.html"
+    with atomic_file(path) as file:
+        file.write(page.encode("utf-8", "replace"))
+    return path
+
+
+def _lengths(text_bytes: Any) -> list[Bar]:
+    """Documents by length, in classes that double."""
+    counts, _ = np.histogram(text_bytes, _LENGTH_EDGES)
+    pairs = itertools.pairwise(_LENGTH_EDGES)
+    labels = [
+        f"{_size(low)} to {_size(high)}" if high < 1 << 40 else f"{_size(low)} and more"
+        for low, high in pairs
+    ]
+    return _bars(list(zip(labels, counts.tolist(), strict=True)), keep_order=True)
+
+
+def _longest(columns: dict[str, Any]) -> dict[str, Any]:
+    row = int(np.argmax(columns["text_bytes"]))
+    return {name: columns[name][row] for name in ("shard", "member", "text_bytes")}
+
+
+def _scripts(characters: CharacterCounts) -> list[Bar]:
+    """Characters by script, as the first word of their Unicode names tells it."""
+    totals: Counter[str] = Counter()
+    for code_point, count in characters.pairs().tolist():
+        totals[_script(chr(code_point))] += count
+    return _bars(totals.most_common(_SCRIPTS_SHOWN))
+
+
+def _script(character: str) -> str:
+    kind = unicodedata.category(character)
+    if kind[0] == "L":
+        return unicodedata.name(character, "unnamed").split(" ")[0].split("-")[0].title()
+    return {"Z": "blank", "C": "blank", "N": "numbers", "P": "punctuation", "S": "symbols", "M": "marks"}[
+        kind[0]
+    ]
+
+
+def _frequent(characters: CharacterCounts) -> list[tuple[str, str, int]]:
+    pairs = sorted(characters.pairs().tolist(), key=lambda pair: (-pair[1], pair[0]))[:_CHARACTERS_SHOWN]
+    return [
+        (
+            chr(code) if chr(code).isprintable() and code != 32 else f"U+{code:04X}",
+            unicodedata.name(chr(code), ""),
+            n,
+        )
+        for code, n in pairs
+    ]
+
+
+def _coverage(dataset: Dataset, characters: CharacterCounts) -> list[Bar]:
+    """How many of the most frequent characters make up which share of all."""
+    counts = np.sort(characters.pairs()[:, 1])[::-1]
+    covered = np.cumsum(counts) / max(1, counts.sum())
+    rows = [
+        (share, int(np.searchsorted(covered, share)) + 1) for share in (0.9, 0.99, 0.999, 0.9999, 0.99999)
+    ]
+    return [
+        Bar(
+            label=f"{share:.3%} of all characters",
+            amount=f"{min(number, len(counts)):,}",
+            share=min(number, len(counts)) / len(counts),
+        )
+        for share, number in rows
+    ]
+
+
+def _compression(dataset: Dataset, columns: dict[str, Any]) -> dict[str, float]:
+    manifest = dataset.manifest
+    tokens = manifest.train.tokens + manifest.val.tokens
+    per_token = columns["text_bytes"] / columns["token_count"]
+    return {
+        "bytes_per_token": (manifest.train.text_bytes + manifest.val.text_bytes) / tokens,
+        "low": float(np.percentile(per_token, 5)),
+        "high": float(np.percentile(per_token, 95)),
+    }
+
+
+def _repeated(columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """Documents that stand there more than once, by content."""
+    _, first, counts = np.unique(columns["sha256"], return_index=True, return_counts=True)
+    order = np.lexsort((first, -counts))[:_REPEATED_SHOWN]
+    return [
+        {
+            "count": int(counts[index]),
+            "shard": columns["shard"][first[index]],
+            "member": columns["member"][first[index]],
+            "sha256": columns["sha256"][first[index]].hex(),
+            "text_bytes": int(columns["text_bytes"][first[index]]),
+        }
+        for index in order
+        if counts[index] > 1
+    ]
+
+
+def _stages(dataset: Dataset) -> list[Bar]:
+    """The stages of the build, with the text that each went over a second."""
+    seconds: dict[str, float] = dataset.manifest.build["stages"]
+    text_bytes = dataset.manifest.train.text_bytes + dataset.manifest.val.text_bytes
+    longest = max(seconds.values(), default=0.0) or 1.0
+    return [
+        Bar(
+            label=name, amount=f"{each:.2f} s, {_size(text_bytes / max(each, 0.001))}/s", share=each / longest
+        )
+        for name, each in seconds.items()
+    ]
+
+
+def _bars(pairs: Sequence[tuple[str, int]], *, keep_order: bool = False) -> list[Bar]:
+    shown = [pair for pair in pairs if pair[1]] if not keep_order else _trimmed(list(pairs))
+    most, total = max((count for _, count in shown), default=1), sum(count for _, count in pairs) or 1
+    return [
+        Bar(label=label, amount=f"{count:,} ({count / total:.1%})", share=count / most)
+        for label, count in shown
+    ]
+
+
+def _trimmed(pairs: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Without the empty classes at either end."""
+    filled = [index for index, (_, count) in enumerate(pairs) if count]
+    return pairs[filled[0] : filled[-1] + 1] if filled else []
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return (
+                f"{count:,.0f} {unit}"
+                if unit == "B" or count >= 10 or count == int(count)
+                else f"{count:,.1f} {unit}"
+            )
+        count /= 1024
+    return f"{count:,.1f} TiB"

@@ -1,0 +1,108 @@
+"""Stored text to token ids, part by part: what a worker does once there is a tokenizer."""
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model.tokenizer import CharTokenizer
+from storage.documents import DocumentPart, read_texts
+from storage.tokens import (
+    SPLITS,
+    EncodedBatch,
+    TokenPart,
+    are_val,
+    token_dtype,
+    write_token_part,
+)
+from tasks.ingest import COPIES_OF_A_DOCUMENT
+from tasks.tokenizers import FastEncoder, LibraryTokenizer, TokenizerFile, check_encoder
+from tasks.workers import Workers
+
+_CHECKED_ONE_IN = 8  # parts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """How stored text becomes tokens: what all parts of a data set have in common.
+
+    `surely_checked` is the sha256 of a shard of which a document is compared with the reference, besides one in eight.
+    """
+
+    tokenizer: TokenizerFile
+    folder: Path
+    val_fraction: float
+    surely_checked: str
+
+    def checks(self, part: DocumentPart) -> bool:
+        """Whether the fast encoder is compared with the reference on this part."""
+        return (
+            part.shard_sha256 == self.surely_checked or int(part.shard_sha256[:8], 16) % _CHECKED_ONE_IN == 0
+        )
+
+
+def encode(parts: Sequence[DocumentPart], encoding: Encoding, workers: Workers) -> list[TokenPart]:
+    """The tokens of stored texts, part by part. Raises EncoderDiffers if the fast encoder is not to be trusted."""
+    encoded = []
+    for part in parts:
+        with workers.memory(COPIES_OF_A_DOCUMENT * part.longest_bytes):
+            encoded.append(workers.run(encode_part, part, encoding, workers.resident_limit_bytes))
+    return encoded
+
+
+def encode_part(part: DocumentPart, encoding: Encoding, resident_limit_bytes: int) -> TokenPart:
+    """The tokens of one stored shard, as a worker makes them."""
+    encoder = _encoder(encoding.tokenizer, resident_limit_bytes)
+    batches = _encoded(part, encoding, encoder)
+    return write_token_part(
+        encoding.folder / part.path.stem, batches, token_dtype(encoding.tokenizer.vocabulary_size)
+    )
+
+
+def sample_part(part: DocumentPart, val_fraction: float, share: float) -> list[str]:
+    """The train documents of a stored shard whose hash falls into the first `share` of all hashes."""
+    texts: list[str] = []
+    for stored in read_texts(part):
+        # The split looks at the first 8 bytes of the hash, this at the last 8: neither tells anything of the other.
+        is_chosen = ~are_val(stored.sha256, val_fraction)
+        is_chosen &= are_val([digest[::-1] for digest in stored.sha256], share) if share < 1 else True
+        texts += [text.decode() for text in itertools.compress(stored.texts, is_chosen)]
+    return texts
+
+
+@functools.lru_cache(maxsize=1)
+def _encoder(
+    tokenizer: TokenizerFile, resident_limit_bytes: int
+) -> CharTokenizer | FastEncoder | LibraryTokenizer:
+    """Loaded once: a worker encodes many parts with one tokenizer."""
+    if tokenizer.encoder == "own":
+        return CharTokenizer.from_json(tokenizer.text())
+    if tokenizer.encoder == "gigatoken":
+        return FastEncoder(tokenizer, resident_limit_bytes)
+    return _reference(tokenizer)
+
+
+@functools.lru_cache(maxsize=1)
+def _reference(tokenizer: TokenizerFile) -> LibraryTokenizer:
+    return LibraryTokenizer(tokenizer.text())
+
+
+def _encoded(
+    part: DocumentPart, encoding: Encoding, encoder: CharTokenizer | FastEncoder | LibraryTokenizer
+) -> Iterator[EncodedBatch]:
+    to_check = isinstance(encoder, FastEncoder) and encoding.checks(part)
+    for stored in read_texts(part):
+        if to_check and isinstance(encoder, FastEncoder):
+            to_check = not check_encoder(encoder, _reference(encoding.tokenizer), stored.texts)
+        is_val = are_val(stored.sha256, encoding.val_fraction)
+        token_counts = np.empty(len(is_val), np.int64)
+        ids = {}
+        for split in SPLITS:
+            chosen = is_val == (split == "val")
+            ids[split], token_counts[chosen] = encoder.encode_documents(
+                list(itertools.compress(stored.texts, chosen))
+            )
+        yield EncodedBatch(stored=stored, is_val=is_val, token_counts=token_counts, ids=ids)

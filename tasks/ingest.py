@@ -1,0 +1,345 @@
+"""The one pass over a shard: decompress, prove complete, hash, normalise, count characters and store the text."""
+
+import base64
+import hashlib
+import itertools
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.tokenizer import CharacterCounts
+from storage.documents import (
+    PART_FORMAT,
+    DocumentPart,
+    PartWriter,
+    TextBatch,
+    read_notes,
+    read_part,
+    read_texts,
+)
+from storage.errors import ShardError
+from storage.files import fingerprint, named_errors, sha256_file
+from storage.known_files import KnownFiles, Signature
+from storage.shards import (
+    BOOK_DOCUMENT_BYTES,
+    WHOLE_TEXT_BYTES,
+    ArchiveOfShards,
+    Reading,
+    Shard,
+    read_archive,
+    read_batches,
+    uncompressed_bytes,
+)
+from storage.tar_stream import MAX_MEMBER_BYTES
+from storage.tokens import are_val
+from storage.workspace import natural_order
+from tasks.workers import Workers
+
+# Of a long document at the same time, at most: while it is read (in the tar, in a batch, in Parquet's pages), and more of
+# them later, when it is encoded (in pages, rows, pieces, and as ids of up to four bytes).
+COPIES_OF_A_DOCUMENT = 9
+_IN_MEMORY_BYTES = 64 << 20  # a larger file is read twice: once for its sha256, once for its text
+_CHANGED = "changed while it was being read; run again when it is complete"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestedShard:
+    """A shard, the file it is in, and its stored text; `reused` if that was there before."""
+
+    name: str
+    location: str
+    compressed_bytes: int
+    part: DocumentPart
+    reused: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedShard:
+    """A shard that cannot be trusted, the file it is in, its place there, and why."""
+
+    name: str
+    location: str
+    place: str
+    reason: str
+
+
+@dataclass(slots=True)
+class SplitCounts:
+    """The characters of a stored shard, and of its val documents; and how many documents that are."""
+
+    all: CharacterCounts
+    val: CharacterCounts
+    documents: int = 0
+    val_documents: int = 0
+
+    def update(self, batch: TextBatch, digests: list[bytes], val_fraction: float) -> None:
+        """Counts documents with these content hashes."""
+        is_val, ends = are_val(digests, val_fraction), np.cumsum(batch.sizes)
+        self.all.update_utf8(batch.utf8)
+        for end, size in zip(ends[is_val].tolist(), batch.sizes[is_val].tolist(), strict=True):
+            self.val.update_utf8(batch.utf8[end - size : end])
+        self.documents += len(digests)
+        self.val_documents += int(is_val.sum())
+
+    def merge(self, other: "SplitCounts") -> None:
+        """Adds the counts of another shard."""
+        self.all.merge(other.all)
+        self.val.merge(other.val)
+        self.documents += other.documents
+        self.val_documents += other.val_documents
+
+    def train(self) -> CharacterCounts:
+        """The characters of the train documents."""
+        train = CharacterCounts()
+        train.merge(self.all)
+        train.remove(self.val)
+        return train
+
+
+def ingest(
+    shards: Sequence[Shard],
+    folder: Path,
+    reading: Reading,
+    val_fraction: float,
+    workers: Workers,
+    limit_shards: int | None = None,
+) -> list[IngestedShard | RefusedShard]:
+    """Stores the text of shards, one after another; a shard that cannot be trusted is named, and the rest goes on.
+
+    An archive of shards becomes all of its shards, or so many, read side by side as the archive streams by.
+    """
+    results: list[IngestedShard | RefusedShard] = []
+    limit = workers.largest_piece(COPIES_OF_A_DOCUMENT)
+    for shard in shards:
+        with workers.memory(_memory_bytes(shard, limit)):
+            result = workers.run(ingest_shard, shard, folder, reading, val_fraction, limit)
+        if result is not None:
+            results.append(result)
+            continue
+        calls = (
+            (inner, folder, reading, val_fraction, limit)
+            for inner in itertools.islice(read_archive(shard), limit_shards)
+        )
+        try:
+            results += [found for found in workers.map(ingest_shard, calls) if found is not None]
+        except ShardError as error:  # of the archive itself: what came out of it before is not to be believed
+            results.append(_refused(shard, error))
+    return results
+
+
+def _memory_bytes(shard: Shard, document_limit_bytes: int | None) -> int:
+    """What reading a shard can take at most: it is a stream, but a document is in memory whole, several times."""
+    try:
+        content = uncompressed_bytes(shard)
+    except (ShardError, OSError):  # whoever reads it will say so
+        content = shard.compressed_bytes
+    return COPIES_OF_A_DOCUMENT * min(content, document_limit_bytes or MAX_MEMBER_BYTES)
+
+
+def ingest_shard(
+    shard: Shard,
+    folder: Path,
+    reading: Reading,
+    val_fraction: float,
+    document_limit_bytes: int | None = None,
+) -> IngestedShard | RefusedShard | None:
+    """Stores a shard's documents below `folder`, unless they are there already; None if it is an archive of shards.
+
+    Nothing is left behind of a shard that is refused.
+    """
+    try:
+        shard, sha256 = _identified(shard)
+        path = folder / f"{sha256}-{_settings(reading)}.parquet"
+        if part := read_part(path):
+            return _ingested(shard, part, reused=True)
+        part = _stored(shard, sha256, path, reading, val_fraction, document_limit_bytes)
+        return _ingested(shard, part, reused=False)
+    except ShardError as error:
+        return _refused(shard, error)
+    except ArchiveOfShards:
+        return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """What is stored already of files that have not changed since, the shards that must be read, and how those are now."""
+
+    known: list[IngestedShard]
+    unknown: list[Shard]
+    signatures: dict[str, Signature]
+
+
+def recall(shards: Sequence[Shard], folder: Path, reading: Reading) -> Recalled:
+    """Tells known shards from unknown ones without reading any."""
+    files = _known_files(folder, reading)
+    known: list[IngestedShard] = []
+    unknown: list[Shard] = []
+    for shard in shards:
+        items = [_recalled(shard, folder, facts) for facts in files.find(shard.location) or [None]]
+        if all(items):
+            known += [item for item in items if item]
+        else:
+            unknown.append(shard)
+    signatures = {shard.location: Signature.of(Path(shard.location)) for shard in unknown}
+    return Recalled(known=known, unknown=unknown, signatures=signatures)
+
+
+def remember(
+    recalled: Recalled, results: Sequence[IngestedShard | RefusedShard], folder: Path, reading: Reading
+) -> None:
+    """Notes what was found in the files that were unknown, for `recall`."""
+    if not recalled.unknown:
+        return
+    files = _known_files(folder, reading)
+    by_file: dict[str, list[IngestedShard | RefusedShard]] = {}
+    for result in results:
+        by_file.setdefault(result.location, []).append(result)
+    for shard in recalled.unknown:
+        found = by_file.get(shard.location, [])
+        if found and all(isinstance(item, IngestedShard) for item in found):
+            facts = [_noted(shard, item) for item in found if isinstance(item, IngestedShard)]
+            files.remember(shard.location, recalled.signatures[shard.location], facts)
+    files.save()
+
+
+def refuse_bad_shards(
+    results: Sequence[IngestedShard | RefusedShard], tolerated: int, limit_shards: int | None = None
+) -> list[IngestedShard]:
+    """The good ones, or so many of them, in corpus order. Raises ShardError, naming the first and counting the rest, beyond what is tolerated."""
+    refused = [result for result in results if isinstance(result, RefusedShard)]
+    if len(refused) > tolerated:
+        more = f" (and {len(refused) - 1} more bad shards)" if len(refused) > 1 else ""
+        way = f"; or leave such shards out: --tolerate-bad-shards {len(refused)}"
+        raise ShardError(refused[0].place, f"{refused[0].reason}{more}{way}")
+    good = [result for result in results if isinstance(result, IngestedShard)]
+    return sorted(good, key=lambda item: natural_order(item.name))[:limit_shards]
+
+
+def noted_characters(part: DocumentPart, val_fraction: float) -> SplitCounts | None:
+    """The characters of a stored shard as noted when it was read, or None if the split was another one then."""
+    noted = read_notes(part)["characters"]
+    if noted["val_fraction"] != val_fraction:
+        return None
+    return SplitCounts(
+        all=_unpacked(noted["all"]),
+        val=_unpacked(noted["val"]),
+        documents=part.documents,
+        val_documents=noted["val_documents"],
+    )
+
+
+def count_characters(part: DocumentPart, val_fraction: float) -> SplitCounts:
+    """The characters of a stored shard, counted again."""
+    counts = SplitCounts(CharacterCounts(), CharacterCounts())
+    for stored in read_texts(part):
+        counts.update(TextBatch.of(stored.members, stored.texts), stored.sha256, val_fraction)
+    return counts
+
+
+def _identified(shard: Shard) -> tuple[Shard, str]:
+    """The shard, with its bytes in memory if they are not many, and their sha256."""
+    with named_errors(Path(shard.location)), shard.open() as file:
+        if shard.compressed_bytes > _IN_MEMORY_BYTES:
+            return shard, hashlib.file_digest(file, "sha256").hexdigest()
+        content = file.read()
+    if len(content) != shard.compressed_bytes:
+        raise shard.refused(_CHANGED)
+    return replace(shard, content=content), hashlib.sha256(content).hexdigest()
+
+
+def _stored(
+    shard: Shard,
+    sha256: str,
+    path: Path,
+    reading: Reading,
+    val_fraction: float,
+    document_limit_bytes: int | None,
+) -> DocumentPart:
+    counts = SplitCounts(CharacterCounts(), CharacterCounts())
+    with PartWriter(path) as writer:
+        for batch in read_batches(shard, reading, document_limit_bytes=document_limit_bytes):
+            digests = writer.write(
+                batch.texts,
+                byte_order_marks=batch.byte_order_marks,
+                crlf_line_ends=batch.crlf_line_ends,
+                invalid_utf8_documents=batch.invalid_utf8_documents,
+            )
+            counts.update(batch.texts, digests, val_fraction)
+        if shard.content is None and sha256_file(Path(shard.location)) != sha256:
+            raise shard.refused(_CHANGED)
+        characters = {
+            "val_fraction": val_fraction,
+            "all": _packed(counts.all),
+            "val": _packed(counts.val),
+            "val_documents": counts.val_documents,
+        }
+        return writer.finish(sha256, {"settings": _settings(reading), "characters": characters})
+
+
+def _packed(counts: CharacterCounts) -> str:
+    """Counts as text that is read back a hundred times as fast as numbers in JSON: twenty thousand shards have some."""
+    return base64.b64encode(counts.pairs().astype("<i8").tobytes()).decode()
+
+
+def _unpacked(text: str) -> CharacterCounts:
+    return CharacterCounts.from_pairs(np.frombuffer(base64.b64decode(text), "<i8"))
+
+
+def _settings(reading: Reading) -> str:
+    """What changes a shard's text but its bytes, as a short hash."""
+    settings = {
+        "format": PART_FORMAT,
+        "whole_text_bytes": WHOLE_TEXT_BYTES,
+        "book_document_bytes": BOOK_DOCUMENT_BYTES,
+        **asdict(reading),
+    }
+    return fingerprint(settings)[:8]
+
+
+def _ingested(shard: Shard, part: DocumentPart, *, reused: bool) -> IngestedShard:
+    return IngestedShard(
+        name=shard.name,
+        location=shard.location,
+        compressed_bytes=shard.compressed_bytes,
+        part=part,
+        reused=reused,
+    )
+
+
+def _refused(shard: Shard, error: ShardError) -> RefusedShard:
+    return RefusedShard(name=shard.name, location=shard.location, place=error.place, reason=error.reason)
+
+
+def _known_files(folder: Path, reading: Reading) -> KnownFiles:
+    return KnownFiles(folder / "known-files.json", _settings(reading))
+
+
+def _noted(shard: Shard, item: IngestedShard) -> dict[str, Any]:
+    """An ingested shard as JSON. Its name is kept without that of its file, which may come to lie elsewhere."""
+    part = asdict(item.part) | {"path": item.part.path.name}
+    return {
+        "name": item.name.removeprefix(shard.name),
+        "compressed_bytes": item.compressed_bytes,
+        "part": part,
+    }
+
+
+def _recalled(shard: Shard, folder: Path, facts: dict[str, Any] | None) -> IngestedShard | None:
+    try:
+        if not facts:
+            return None
+        part = DocumentPart(**facts["part"] | {"path": folder / facts["part"]["path"]})
+        if part.path.stat().st_size != part.file_bytes:
+            return None
+        return IngestedShard(
+            name=shard.name + facts["name"],
+            location=shard.location,
+            compressed_bytes=facts["compressed_bytes"],
+            part=part,
+            reused=True,
+        )
+    except (OSError, KeyError, TypeError):
+        return None

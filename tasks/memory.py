@@ -1,0 +1,54 @@
+"""How much memory a build takes, all of its processes together, and how much it may take."""
+
+import threading
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+_LOOK_SECONDS = 0.2  # a look costs about a millisecond a process
+
+
+class MemoryWatch:
+    """`with MemoryWatch(workers.process_ids) as memory: …; memory.peak_bytes`.
+
+    Counts proportional set size where the system tells it (Linux): memory that processes share counts once, and the page
+    cache of a mapped file does not count as anybody's twice. Elsewhere resident size.
+    """
+
+    def __init__(self, others: Callable[[], list[int]]) -> None:
+        self.peak_bytes = 0
+        self._others = others
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look_on, daemon=True)
+
+    def __enter__(self) -> Self:
+        self.look()
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.look()
+        self._ended.set()
+        self._thread.join()
+
+    def look(self) -> None:
+        """Takes one reading."""
+        total = _memory_bytes(psutil.Process())
+        for process_id in self._others():
+            try:
+                total += _memory_bytes(psutil.Process(process_id))
+            except psutil.Error:  # it ended a moment ago
+                continue
+        self.peak_bytes = max(self.peak_bytes, total)
+
+    def _look_on(self) -> None:
+        while not self._ended.wait(_LOOK_SECONDS):
+            self.look()
+
+
+def _memory_bytes(process: psutil.Process) -> int:
+    return int(process.memory_full_info().pss if psutil.LINUX else process.memory_info().rss)

