@@ -23,7 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from storage.shards import Reading, Shard, find_shards, read_batches
+from storage.forms import Reading, read_batches
+from storage.shards import Shard, find_shards
 from storage.workspace import Workspace
 from tasks.corpora import CorpusConfig
 from tasks.dataset import build

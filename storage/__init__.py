@@ -1,7 +1,10 @@
 """DISK: every format, path, checksum and atomic write of brickroad. No torch but in `checkpoints`; no orchestrator, no tracker.
 
-shards        an .xz of OpenWebText, proved complete, as documents; and the writer of the same layout
-  | Document
+shards        the files of a corpus: found, decompressed, proved complete                    Shard
+  | bytes
+  v
+forms         tar of texts, JSON lines, Parquet, plain text, archives of shards             DocumentBatch
+  | documents
   v
 documents     the stored text of one shard: Parquet, with a record that is written last     DocumentPart
   | text
@@ -10,9 +13,11 @@ tokens        the token files of one part, then of the whole data set           
   |
   v
 datasets      train.bin, val.bin, tokenizer.json, documents.parquet, manifest.json          Dataset, Manifest
+exports       the same for other programs
 checkpoints   weights, optimizer and facts of a training step                               Checkpoint
 
-tar_stream    what shards reads from: a tar as a stream, and the proof that it is whole
+known_files   what was found in a file that has not changed since
+tar_stream    what forms reads from: a tar as a stream, and the proof that it is whole
 xz_index      what an .xz file expands to, without decompressing
 files         atomic writes, digests, locks: what all of the above stand on
 workspace     where each of them lies below one folder

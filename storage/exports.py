@@ -14,11 +14,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from storage.compression import write_zstd
 from storage.datasets import Dataset
 from storage.documents import Split, read_document_rows, write_token_lists
 from storage.errors import DatasetError
 from storage.files import atomic_file, link_or_copy
+from storage.shards import write_zstd
 from storage.tokens import SPLITS, TokenArray
 
 ExportFormat = Literal["nanogpt", "megatron", "parquet", "jsonl"]

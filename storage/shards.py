@@ -1,45 +1,56 @@
-"""A shard of a corpus read as whole documents and proved complete; and the writer of OpenWebText's layout.
+"""The files of a corpus: finding them, decompressing them as streams of bytes that are proved complete, and writing some.
 
-A shard is one file: a tar of texts, JSON lines, Parquet or plain text, as it is or compressed by xz, Zstandard or gzip.
-Its content tells which; a name can only contradict it. An archive of shards is read here too, shard by shard.
-
-Nothing of an archive ever becomes a path on this disk: members are read from the stream, and their names are data.
-What proves that nothing is missing stands in `compression` and `tar_stream`: believe no document before the end.
+A shard may be compressed by xz, Zstandard or gzip: its first bytes tell, and a name can only contradict them. The proof,
+before the last chunk is believed: every stream reaches its end, its integrity check holds, and nothing follows but further
+streams of the same kind. `lzma.open` ignores trailing garbage, and `gzip` zeros after the end, so neither is used to read.
+What the bytes mean is the work of `forms`.
 """
 
-import codecs
 import io
-import itertools
-import json
 import lzma
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import BinaryIO
 
-from storage.compression import compression_of, expanded
-from storage.documents import TextBatch, is_parquet, parquet_texts
+import zstandard
+
 from storage.errors import CorpusError, Malformed, ShardError
 from storage.files import atomic_file, named_errors
-from storage.tar_stream import MAX_MEMBER_BYTES, TAR_BLOCK_BYTES, ByteStream, is_tar, tar_members
 from storage.workspace import natural_order
 from storage.xz_index import XZ_MAGIC, uncompressed_size
 
-InvalidUtf8 = Literal["refuse", "replace"]
+try:  # liblzma 5.8, whose decoder takes 0.6 of the time; the system's is often older, and Python uses that
+    from lzma_mt import LZMADecompressor
+    from lzma_mt import LZMAError as FastLzmaError
+except ImportError:  # a platform without a wheel: the same bytes, more slowly
+    from lzma import LZMADecompressor  # type: ignore[assignment]
+    from lzma import LZMAError as FastLzmaError  # type: ignore[assignment]
 
-_COMPRESSED_SUFFIXES = {".xz": "xz", ".zst": "zstd", ".gz": "gzip"}
-_SUFFIXES = (*_COMPRESSED_SUFFIXES, ".txt", ".tar", ".jsonl", ".parquet")
+COMPRESSED_SUFFIXES = {".xz": "xz", ".zst": "zstd", ".gz": "gzip"}
+SHARD_SUFFIXES = (*COMPRESSED_SUFFIXES, ".txt", ".tar", ".jsonl", ".parquet")
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+GZIP_MAGIC = b"\x1f\x8b"
+
+# Text shrinks 3 to 4 times, a book of one repeated line some hundred times; beyond this it is a bomb.
+MAX_EXPANSION = 1000
+_GRACE_BYTES = 64 << 20
+_DECODER_MEMORY_BYTES = 256 << 20  # `xz -9` asks for 65 MiB, `zstd --ultra -22` for 128 MiB
+_CHECKS = (lzma.CHECK_CRC32, lzma.CHECK_CRC64, lzma.CHECK_SHA256)
+_READ_BYTES = 1 << 20
+_XZ_CHUNK_BYTES = (
+    4 << 20
+)  # a whole shard of OpenWebText: what comes out in one piece is not copied together again
+_ZSTD_PIECE_BYTES = 4 << 10
+_CUT_OFF = "is cut off: its {} stream has no end; fetch the file again"
+_AFTER_END = "has bytes after the end of its {} stream; fetch the file again"
 _WILDCARD = re.compile(r"[*?\[]")
 # Lone surrogates stand for bytes of a name that are not UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-# A text file up to this size is one document; a longer one is a book, cut into documents at blank lines.
-WHOLE_TEXT_BYTES = 64 << 10
-BOOK_DOCUMENT_BYTES = 4 << 10  # near OpenWebText's mean document of 4,963 bytes
-_BATCH_TEXT_BYTES = 4 << 20  # small enough for the CPU's cache, and for what numpy makes of it
-_BATCH_DOCUMENTS = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,31 +77,6 @@ class Shard:
         return ShardError(place, reason)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
-    """How bytes become documents: everything that changes a shard's text but its bytes.
-
-    `text_column` names the column of Parquet, and the field of JSON lines, that holds the text.
-    """
-
-    invalid_utf8: InvalidUtf8 = "refuse"
-    text_column: str = "text"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DocumentBatch:
-    """Neighbouring documents of a shard, with `\\n` line ends and no byte order mark; and what was changed for that."""
-
-    texts: TextBatch
-    byte_order_marks: int = 0
-    crlf_line_ends: int = 0
-    invalid_utf8_documents: int = 0
-
-
-class ArchiveOfShards(Exception):
-    """The file holds further compressed files: read it by `read_archive`."""
-
-
 def find_shards(corpus: str) -> list[Shard]:
     """The shards of a folder (its files of a known form, at any depth), a file, or a glob, in natural order of names.
 
@@ -99,10 +85,8 @@ def find_shards(corpus: str) -> list[Shard]:
     """
     path = Path(corpus).expanduser()
     if path.is_dir():
-        root, files = path, [file for file in _visible_files(path) if file.suffix in _SUFFIXES]
-        missing = (
-            f"{path}: no {', '.join(_SUFFIXES)} file in this folder; name the folder that holds the shards"
-        )
+        root, files = path, [file for file in _visible_files(path) if file.suffix in SHARD_SUFFIXES]
+        missing = f"{path}: no {', '.join(SHARD_SUFFIXES)} file in this folder; name the folder that holds the shards"
     elif path.is_file():
         root, files, missing = path.parent, [path], ""
     elif _WILDCARD.search(corpus):
@@ -115,62 +99,25 @@ def find_shards(corpus: str) -> list[Shard]:
     return sorted((_shard(file, root) for file in files), key=lambda shard: natural_order(shard.name))
 
 
-def read_batches(
-    shard: Shard, reading: Reading, *, document_limit_bytes: int | None = None
-) -> Iterator[DocumentBatch]:
-    """The documents of a shard, in order. Believe none of them before the iterator has ended without an error.
+def compression(file: BinaryIO, shard: Shard) -> str | None:
+    """How the file is compressed, if it is; a name that claims what it is not is refused. The file is at its start then."""
+    if shard.compressed_bytes == 0:
+        raise Malformed("the file is empty")
+    claimed = COMPRESSED_SUFFIXES.get(Path(shard.name).suffix)
+    found = compression_of(file.read(len(XZ_MAGIC)))
+    file.seek(0)
+    if claimed and found != claimed:
+        raise Malformed(f"is not {claimed} (its first bytes are not {claimed}'s); name it after what it is")
+    return found
 
-    A document beyond `document_limit_bytes` refuses the shard: there is no memory for it.
 
-    Raises ShardError if anything is not as it should be, naming the file and the member; ArchiveOfShards, before the
-    first document, if it holds no texts but further compressed files.
+def shard_content(file: BinaryIO, shard: Shard) -> Iterator[bytes]:
+    """The bytes of a shard, decompressed if they are compressed; ends only when all of the file is accounted for.
+
+    Raises Malformed if it is empty, not what its name says, cut, damaged, followed by something else, or a bomb.
     """
-    with named_errors(Path(shard.location)), shard.open() as file:
-        try:
-            count = 0
-            for documents in _batches(_raw_documents(file, shard, reading.text_column)):
-                count += len(documents)
-                if document_limit_bytes is not None:
-                    _refuse_larger(documents, document_limit_bytes)
-                yield _normalised(documents, reading.invalid_utf8)
-        except Malformed as error:
-            raise shard.refused(str(error)) from None
-        if count == 0:
-            raise shard.refused("holds no documents")
-
-
-def read_archive(archive: Shard) -> Iterator[Shard]:
-    """The shards inside a tar, one after another, each with its bytes in memory; the archive is never unpacked to disk.
-
-    Raises ShardError if the archive is not whole; believe none of the shards before the iterator has ended.
-    """
-    with named_errors(Path(archive.location)), archive.open() as file:
-        try:
-            for member, content in tar_members(_content(file, archive)):
-                if _is_hidden(Path(member)) or Path(member).suffix not in _SUFFIXES:  # as in a folder
-                    continue
-                yield Shard(
-                    location=archive.location,
-                    name=f"{archive.name}/{member}",
-                    compressed_bytes=len(content),
-                    content=content,
-                    member=member,
-                )
-        except Malformed as error:
-            raise archive.refused(str(error)) from None
-
-
-def is_plain_text(shard: Shard) -> bool:
-    """Whether a shard is one text, a book, and no collection of documents: by its beginning alone."""
-    with named_errors(Path(shard.location)), shard.open() as file:
-        if is_parquet(file):
-            return False
-        file.seek(0)
-        try:
-            stream = _content(file, shard)
-            return not is_tar(stream.peek(TAR_BLOCK_BYTES)) and not _json_lines(stream, "text")
-        except Malformed:  # whoever reads it will say so
-            return True
+    compression(file, shard)
+    return expanded(file, shard.compressed_bytes)
 
 
 def uncompressed_bytes(shard: Shard) -> int:
@@ -180,7 +127,7 @@ def uncompressed_bytes(shard: Shard) -> int:
     """
     with named_errors(Path(shard.location)), shard.open() as file:
         try:
-            return uncompressed_size(file) if _compression(file, shard) == "xz" else shard.compressed_bytes
+            return uncompressed_size(file) if compression(file, shard) == "xz" else shard.compressed_bytes
         except Malformed as error:
             raise shard.refused(str(error)) from None
 
@@ -198,6 +145,13 @@ def write_shard(path: Path, documents: Iterable[tuple[str, bytes]]) -> None:
             tar.addfile(member, io.BytesIO(text))
     with atomic_file(path) as file:
         file.write(lzma.compress(buffer.getvalue(), format=lzma.FORMAT_XZ, check=lzma.CHECK_CRC64))
+
+
+def write_zstd(file: BinaryIO, chunks: Iterable[bytes]) -> None:
+    """Writes chunks as one Zstandard frame with a checksum."""
+    with zstandard.ZstdCompressor(level=3, write_checksum=True).stream_writer(file, closefd=False) as writer:
+        for chunk in chunks:
+            writer.write(chunk)
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
@@ -222,10 +176,11 @@ def _matching_files(pattern: Path) -> tuple[Path, list[Path]]:
         found = list(root.glob(rest))
     except ValueError as error:
         raise CorpusError(f"{pattern}: is not a pattern ({error})") from None
-    return root, [path for path in found if not path.is_dir() and not _is_hidden(path.relative_to(root))]
+    return root, [path for path in found if not path.is_dir() and not is_hidden(path.relative_to(root))]
 
 
-def _is_hidden(path: Path) -> bool:
+def is_hidden(path: Path) -> bool:
+    """Whether a path is passed over where a folder or an archive is read."""
     return any(part.startswith(".") and part != ".." for part in path.parts)
 
 
@@ -239,207 +194,121 @@ def _shard(file: Path, root: Path) -> Shard:
     )
 
 
-# --- reading ----------------------------------------------------------------------------------------------------------
+# --- decompressing ----------------------------------------------------------------------------------------------------
 
 
-def _compression(file: BinaryIO, shard: Shard) -> str | None:
-    """How the file is compressed, if it is; a name that claims what it is not is refused. The file is at its start then."""
-    if shard.compressed_bytes == 0:
-        raise Malformed("the file is empty")
-    claimed = _COMPRESSED_SUFFIXES.get(Path(shard.name).suffix)
-    found = compression_of(file.read(len(XZ_MAGIC)))
-    file.seek(0)
-    if claimed and found != claimed:
-        raise Malformed(f"is not {claimed} (its first bytes are not {claimed}'s); name it after what it is")
-    return found
-
-
-def _content(file: BinaryIO, shard: Shard) -> ByteStream:
-    """The file's bytes, decompressed if they are compressed."""
-    _compression(file, shard)
-    return ByteStream(expanded(file, shard.compressed_bytes))
-
-
-def _raw_documents(file: BinaryIO, shard: Shard, text_column: str) -> Iterator[tuple[str, bytes, int]]:
-    """(member, bytes as they are, place of the first byte in the text it was cut from) of each document."""
-    if not _compression(file, shard) and is_parquet(file):
-        for row, text in enumerate(parquet_texts(file, text_column), start=1):
-            yield f"row-{row:09d}", text, 0
-        return
-    file.seek(0)
-    stream = _content(file, shard)
-    head = stream.peek(TAR_BLOCK_BYTES)
-    if is_tar(head):
-        for number, (member, raw) in enumerate(tar_members(stream)):
-            if compression_of(raw):
-                if number == 0 and shard.member is None:
-                    raise ArchiveOfShards
-                raise Malformed(f"holds a compressed file, {member!r}, where texts are expected")
-            yield member, raw, 0
-    elif lines := _json_lines(stream, text_column):
-        yield from lines
-    elif claimed := _claims_another_form(shard.name):
-        raise Malformed(f"is plain text, and its name says {claimed}; fetch it again, or name it .txt")
-    else:
-        for member, raw in _text_pieces(stream):
-            yield member, raw, stream.taken - len(raw)
-
-
-def _claims_another_form(name: str) -> str | None:
-    """What the name of a text says that it is: an error's page, or a pointer to a large file, saved as data."""
-    path = Path(name)
-    suffix = path.with_suffix("").suffix if path.suffix in _COMPRESSED_SUFFIXES else path.suffix
-    return suffix if suffix in (".tar", ".jsonl", ".parquet") else None
-
-
-def _batches(documents: Iterator[tuple[str, bytes, int]]) -> Iterator[list[tuple[str, bytes, int]]]:
-    batch: list[tuple[str, bytes, int]] = []
-    size = 0
-    for document in documents:
-        batch.append(document)
-        size += len(document[1])
-        if size >= _BATCH_TEXT_BYTES or len(batch) >= _BATCH_DOCUMENTS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def _refuse_larger(documents: list[tuple[str, bytes, int]], limit: int) -> None:
-    for member, raw, _ in documents:
-        if len(raw) > limit:
-            raise Malformed(
-                f"member {member!r} has {len(raw):,} bytes, and the memory budget has room for documents of {limit:,}; "
-                "allow more with --memory-budget"
-            )
-
-
-def _json_lines(stream: ByteStream, field: str) -> Iterator[tuple[str, bytes, int]] | None:
-    """The documents of JSON lines; None, with nothing taken, if the first line with something in it is no JSON object."""
-    if not stream.peek(TAR_BLOCK_BYTES).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"{"):
-        return None
-    lines, taken = stream.lines(MAX_MEMBER_BYTES), list[bytes]()
-    for line in lines:
-        taken.append(line)
-        if line.removeprefix(codecs.BOM_UTF8).strip():
-            break
-    try:
-        is_object = isinstance(_parsed(taken[-1].removeprefix(codecs.BOM_UTF8)), dict)
-    except (ValueError, RecursionError):
-        is_object = False
-    if not is_object:
-        stream.put_back(b"".join(taken))
-        return None
-    taken[0] = taken[0].removeprefix(codecs.BOM_UTF8)
-    return _json_texts(itertools.chain(taken, lines), field)
-
-
-def _json_texts(lines: Iterator[bytes], field: str) -> Iterator[tuple[str, bytes, int]]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = _parsed(line)
-            text = fields[field]
-        except (ValueError, RecursionError):
-            raise Malformed(f"line {number:,} is not JSON; it may be cut off") from None
-        except (KeyError, TypeError):
-            known = ", ".join(map(repr, fields)) if isinstance(fields, dict) else "no object"
-            raise Malformed(
-                f"line {number:,} has no field {field!r} (there: {known[:200]}); choose one with --text-column"
-            ) from None
-        if not isinstance(text, str):
-            raise Malformed(f"line {number:,}: the field {field!r} is not text")
-        # A lone surrogate has no UTF-8: it is met where other invalid bytes are.
-        yield f"line-{number:09d}", text.encode("utf-8", "surrogatepass"), 0
-
-
-def _parsed(line: bytes) -> Any:
-    """A line of JSON; bytes that are no UTF-8 become lone surrogates in its strings."""
-    return json.loads(line.decode("utf-8", "surrogateescape"))
-
-
-# --- text -------------------------------------------------------------------------------------------------------------
-
-
-def _text_pieces(stream: ByteStream) -> Iterator[tuple[str, bytes]]:
-    """One text as documents, whose concatenation is the text: whole if short, else cut after blank lines."""
-    head = stream.peek(WHOLE_TEXT_BYTES + 1)
-    if b"\0" in head[:TAR_BLOCK_BYTES]:
-        raise Malformed(
-            "is not UTF-8 text (NUL bytes at its start); if it is UTF-16: iconv -f UTF-16 -t UTF-8"
-        )
-    if len(head) <= WHOLE_TEXT_BYTES:
-        if text := stream.take(WHOLE_TEXT_BYTES):
-            yield "text", text
-        return
-    number = 0
-    while window := stream.peek(WHOLE_TEXT_BYTES):
-        number += 1
-        yield f"text-{number:06d}", stream.take(_cut(window))
-
-
-def _cut(window: bytes) -> int:
-    """Where the next document of a book ends: after a blank line, else a line, else any whole character."""
-    if blank := re.compile(rb"\n(?:\r?\n)+").search(window, BOOK_DOCUMENT_BYTES):
-        return blank.end()
-    if len(window) < WHOLE_TEXT_BYTES:
-        return len(window)
-    if line := window.rfind(b"\n") + 1:
-        return line
-    position = len(window) - 1
-    while position > len(window) - 4 and (window[position] & 0xC0) == 0x80:  # a continuation byte of UTF-8
-        position -= 1
-    return position
-
-
-def _normalised(documents: list[tuple[str, bytes, int]], invalid_utf8: InvalidUtf8) -> DocumentBatch:
-    """Documents as they are to be stored. Most need nothing done, and cost next to nothing here."""
-    members, texts = [member for member, _, _ in documents], [raw for _, raw, _ in documents]
-    marks = line_ends = 0
-    for index, text in enumerate(texts):
-        if text.startswith(codecs.BOM_UTF8) and documents[index][2] == 0:
-            texts[index] = text = text[len(codecs.BOM_UTF8) :]
-            marks += 1
-        if b"\r" in text and (count := text.count(b"\r\n")):
-            texts[index] = text.replace(b"\r\n", b"\n")
-            line_ends += count
-    batch, replaced = TextBatch.of(members, texts), 0
-    if not batch.is_utf8():
-        replaced = _replace_invalid(texts, documents, invalid_utf8)
-        batch = TextBatch.of(members, texts)
-    return DocumentBatch(
-        texts=batch, byte_order_marks=marks, crlf_line_ends=line_ends, invalid_utf8_documents=replaced
-    )
-
-
-def _replace_invalid(
-    texts: list[bytes], documents: list[tuple[str, bytes, int]], invalid_utf8: InvalidUtf8
-) -> int:
-    """Puts U+FFFD where bytes are not UTF-8, and counts the documents that had some; raises Malformed if that is refused."""
-    replaced = 0
-    for index, (member, raw, first_byte) in enumerate(documents):
-        _refuse_other_formats(member, raw, first_byte)
-        if (wrong := _first_invalid_byte(raw)) is not None:
-            if invalid_utf8 == "refuse":
-                raise Malformed(
-                    f"member {member!r} is not valid UTF-8 at byte {first_byte + wrong:,}; "
-                    "--invalid-utf8 replace reads such bytes as U+FFFD"
-                )
-            texts[index] = texts[index].decode(errors="replace").encode()
-            replaced += 1
-    return replaced
-
-
-def _refuse_other_formats(member: str, raw: bytes, first_byte: int) -> None:
-    if first_byte == 0 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise Malformed(f"member {member!r} is UTF-16; make it UTF-8 first: iconv -f UTF-16 -t UTF-8")
-
-
-def _first_invalid_byte(raw: bytes) -> int | None:
-    if not raw.isascii():
-        try:
-            raw.decode()
-        except UnicodeDecodeError as error:
-            return error.start
+def compression_of(head: bytes) -> str | None:
+    """The compression of a file that begins with these bytes: "xz", "zstd", "gzip" or None."""
+    for magic, kind in ((XZ_MAGIC, "xz"), (ZSTD_MAGIC, "zstd"), (GZIP_MAGIC, "gzip")):
+        if head.startswith(magic):
+            return kind
     return None
+
+
+def expanded(file: BinaryIO, compressed_bytes: int) -> Iterator[bytes]:
+    """The content of a file from its start, decompressed if it is compressed; ends only when all of it is accounted for.
+
+    Raises Malformed if it is cut, damaged, followed by something else, or expands beyond all reason.
+    """
+    head = file.read(_READ_BYTES)
+    kind = compression_of(head)
+    if kind is None:
+        return _rest(head, file)
+    streams = {"xz": _xz, "zstd": _zstd, "gzip": _gzip}[kind](head, file)
+    return _bounded(streams, compressed_bytes * MAX_EXPANSION + _GRACE_BYTES)
+
+
+def _rest(data: bytes, file: BinaryIO) -> Iterator[bytes]:
+    while data:
+        yield data
+        data = file.read(_READ_BYTES)
+
+
+def _bounded(chunks: Iterator[bytes], limit: int) -> Iterator[bytes]:
+    produced = 0
+    for chunk in chunks:
+        produced += len(chunk)
+        if produced > limit:
+            raise Malformed(f"expands to more than {MAX_EXPANSION} times its size: a decompression bomb")
+        yield chunk
+
+
+def _xz(data: bytes, file: BinaryIO) -> Iterator[bytes]:
+    """One or more xz streams, with legal padding between them."""
+    while data:
+        decoder = LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_DECODER_MEMORY_BYTES)
+        while not decoder.eof:
+            try:
+                chunk = decoder.decompress(data, max_length=_XZ_CHUNK_BYTES)
+            except (lzma.LZMAError, FastLzmaError) as error:
+                raise _damaged(error) from None
+            yield chunk
+            data = file.read(_READ_BYTES) if decoder.needs_input and not decoder.eof else b""
+            if decoder.needs_input and not decoder.eof and not data:
+                raise Malformed(_CUT_OFF.format("xz"))
+        if decoder.check not in _CHECKS:  # a check of a kind unknown to liblzma would be passed over
+            raise Malformed("has no integrity check that is known; compress it again with: xz --check=crc64")
+        data = _after_xz_stream(decoder.unused_data, file)
+
+
+def _after_xz_stream(data: bytes, file: BinaryIO) -> bytes:
+    """What follows a finished xz stream: nothing, or the start of the next one after legal padding (zeros by fours)."""
+    padding = 0
+    while True:
+        rest = data.lstrip(b"\0")
+        padding += len(data) - len(rest)
+        if rest:
+            rest += file.read(_READ_BYTES)
+            if padding % 4 or not rest.startswith(XZ_MAGIC):
+                raise Malformed(_AFTER_END.format("xz"))
+            return rest
+        data = file.read(_READ_BYTES)
+        if not data:
+            if padding % 4:
+                raise Malformed(_AFTER_END.format("xz"))
+            return b""
+
+
+def _zstd(data: bytes, file: BinaryIO) -> Iterator[bytes]:
+    """One or more Zstandard frames."""
+    while data:
+        if not data.startswith(ZSTD_MAGIC):
+            raise Malformed(_AFTER_END.format("zstd"))
+        decoder = zstandard.ZstdDecompressor(max_window_size=_DECODER_MEMORY_BYTES // 2).decompressobj()
+        while not decoder.eof:
+            # There is no limit on what a call may produce, and a block of 4 bytes can stand for 128 KiB.
+            piece, data = data[:_ZSTD_PIECE_BYTES], data[_ZSTD_PIECE_BYTES:]
+            try:
+                yield decoder.decompress(piece)
+            except zstandard.ZstdError as error:
+                raise _damaged(error) from None
+            data = data or file.read(_READ_BYTES)
+            if not data and not decoder.eof:
+                raise Malformed(_CUT_OFF.format("zstd"))
+        data = _next_stream(decoder.unused_data + data, file)
+
+
+def _gzip(data: bytes, file: BinaryIO) -> Iterator[bytes]:
+    """One or more gzip members."""
+    while data:
+        if not data.startswith(GZIP_MAGIC):
+            raise Malformed(_AFTER_END.format("gzip"))
+        decoder = zlib.decompressobj(wbits=31)  # 15 for the largest window, 16 for gzip's header and checksum
+        while not decoder.eof:
+            try:
+                yield decoder.decompress(data, _READ_BYTES)
+            except zlib.error as error:
+                raise _damaged(error) from None
+            data = decoder.unconsumed_tail or (b"" if decoder.eof else file.read(_READ_BYTES))
+            if not data and not decoder.eof:
+                raise Malformed(_CUT_OFF.format("gzip"))
+        data = _next_stream(decoder.unused_data, file)
+
+
+def _next_stream(data: bytes, file: BinaryIO) -> bytes:
+    """The beginning of what follows a stream, long enough to tell what it is."""
+    return data if len(data) >= len(ZSTD_MAGIC) else data + file.read(_READ_BYTES)
+
+
+def _damaged(error: Exception) -> Malformed:
+    return Malformed(f"cannot be decompressed ({str(error).lower()}); fetch the file again")

@@ -2,7 +2,10 @@
 
     corpora        what there is to read, by name; downloads          -> shards
     stdlib_docs    the default corpus: Python's own documentation     -> shards
-    dataset        shards -> stored text -> tokenizer -> tokens       -> Dataset
+    ingest         shards -> stored text, in worker processes         -> DocumentPart
+    tokenizers     which one, learnt or given, and what encodes with it
+    encode         stored text -> tokens, in worker processes         -> TokenPart
+    dataset        the steps of a build                               -> Dataset
     training       Dataset -> checkpoints and an MLflow run           -> TrainedModel
     evaluation     model and Dataset -> exact losses                  -> Evaluation
     registry       a trained model -> a version with an alias; and back: a reference -> a loaded model

@@ -10,7 +10,8 @@ from typing import Literal
 
 from storage.errors import CorpusError
 from storage.files import link_or_copy, named_errors, sha256_file, write_json
-from storage.shards import InvalidUtf8, Reading, Shard, find_shards, is_plain_text
+from storage.forms import InvalidUtf8, Reading, is_plain_text
+from storage.shards import Shard, find_shards
 from storage.workspace import Workspace
 from tasks.stdlib_docs import pack_stdlib_docs
 from tasks.tokenizers import bpe_size, tokenizer_path

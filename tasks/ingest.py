@@ -22,17 +22,16 @@ from storage.documents import (
 )
 from storage.errors import ShardError
 from storage.files import fingerprint, named_errors, sha256_file
-from storage.known_files import KnownFiles, Signature
-from storage.shards import (
+from storage.forms import (
     BOOK_DOCUMENT_BYTES,
     WHOLE_TEXT_BYTES,
     ArchiveOfShards,
     Reading,
-    Shard,
     read_archive,
     read_batches,
-    uncompressed_bytes,
 )
+from storage.known_files import KnownFiles, Signature
+from storage.shards import Shard, uncompressed_bytes
 from storage.tar_stream import MAX_MEMBER_BYTES
 from storage.tokens import are_val
 from storage.workspace import natural_order

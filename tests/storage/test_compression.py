@@ -15,9 +15,9 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import compression
-from storage.compression import compression_of, expanded
+from storage import shards
 from storage.errors import Malformed
+from storage.shards import compression_of, expanded
 
 CONTENT = " ".join(random.Random(5).choices(["brick", "road", "Öz", "home"], k=400)).encode()
 
@@ -51,7 +51,7 @@ every_name = pytest.mark.parametrize(("name", "compress"), NAMES.items(), ids=li
 def decoder_of_xz(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test with the fast decoder, and with Python's own, which stands in for it where there is no wheel."""
     if request.param == "lzma":
-        monkeypatch.setattr(compression, "LZMADecompressor", lzma.LZMADecompressor)
+        monkeypatch.setattr(shards, "LZMADecompressor", lzma.LZMADecompressor)
     else:
         pytest.importorskip("lzma_mt")
 
@@ -109,9 +109,9 @@ def test_streams_one_after_another_are_one_content_wherever_a_read_ends(
     whole = b"".join(map(compress, pieces))
     assert expand(whole) == CONTENT
     for piece_bytes in (1, 5, 4096):
-        monkeypatch.setattr(compression, "_ZSTD_PIECE_BYTES", piece_bytes)
+        monkeypatch.setattr(shards, "_ZSTD_PIECE_BYTES", piece_bytes)
         for read_bytes in range(6, 90):
-            monkeypatch.setattr(compression, "_READ_BYTES", read_bytes)
+            monkeypatch.setattr(shards, "_READ_BYTES", read_bytes)
             assert expand(whole) == CONTENT, (piece_bytes, read_bytes)
 
 
@@ -123,8 +123,8 @@ def test_streams_one_after_another_are_one_content_wherever_a_read_ends(
 )
 def test_any_content_comes_out_of_any_streams(name: str, pieces: list[bytes], piece_bytes: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compression, "_ZSTD_PIECE_BYTES", piece_bytes)
-        patch.setattr(compression, "_XZ_CHUNK_BYTES", piece_bytes)
+        patch.setattr(shards, "_ZSTD_PIECE_BYTES", piece_bytes)
+        patch.setattr(shards, "_XZ_CHUNK_BYTES", piece_bytes)
         assert expand(b"".join(map(NAMES[name], pieces))) == b"".join(pieces)
 
 
@@ -240,8 +240,8 @@ def test_an_integrity_check_that_liblzma_passes_over_is_refused() -> None:
 def test_a_decompression_bomb_is_stopped(
     name: str, compress: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compression, "_GRACE_BYTES", 1000)
-    monkeypatch.setattr(compression, "MAX_EXPANSION", 100)
+    monkeypatch.setattr(shards, "_GRACE_BYTES", 1000)
+    monkeypatch.setattr(shards, "MAX_EXPANSION", 100)
     assert "more than 100 times its size: a decompression bomb" in refusal(compress(bytes(600_000)))
     assert "decompression bomb" in refusal(compress(bytes(60_000)) * 10)  # no stream alone would be one
 
@@ -279,7 +279,7 @@ def test_a_bomb_takes_little_memory(bomb: str, tmp_path: Path) -> None:
     """Of 4 GiB, and of 1 GiB that is just within reason: what comes out at a time stays small."""
     program = """
 import resource, sys
-from storage.compression import expanded
+from storage.shards import expanded
 from storage.errors import Malformed
 path = sys.argv[1]
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -21,22 +21,20 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import compression, shards
+from storage import forms, shards
 from storage.documents import parquet_texts
 from storage.errors import CorpusError, ShardError, StorageError
-from storage.shards import (
+from storage.forms import (
     BOOK_DOCUMENT_BYTES,
     WHOLE_TEXT_BYTES,
     ArchiveOfShards,
     DocumentBatch,
     InvalidUtf8,
     Reading,
-    Shard,
-    find_shards,
     read_archive,
     read_batches,
-    write_shard,
 )
+from storage.shards import Shard, find_shards, write_shard
 
 REAL_SHARDS = ["urlsf_subset00-1_data.xz", "urlsf_subset00-4_data.xz", "urlsf_subset00-7_data.xz"]
 INVALID_UTF8: list[InvalidUtf8] = ["refuse", "replace"]
@@ -221,8 +219,8 @@ def test_batches_of_any_size_hold_the_same_documents(tmp_path: Path, monkeypatch
     whole = read_file(path)
     assert (whole.members, whole.crlf_line_ends) == (list(texts), sum(n % 7 for n in range(100)))
     for text_bytes, documents in [(1, 10), (100, 4096), (4 << 20, 7), (4 << 20, 1), (900, 13)]:
-        monkeypatch.setattr(shards, "_BATCH_TEXT_BYTES", text_bytes)
-        monkeypatch.setattr(shards, "_BATCH_DOCUMENTS", documents)
+        monkeypatch.setattr(forms, "_BATCH_TEXT_BYTES", text_bytes)
+        monkeypatch.setattr(forms, "_BATCH_DOCUMENTS", documents)
         batches = list(read_batches(find_shards(str(path))[0], Reading()))
         assert flattened(batches) == whole
         assert len(batches) > 3
@@ -493,8 +491,8 @@ def test_a_compressed_text_is_the_text_under_any_name(
 def test_a_decompression_bomb_is_stopped(
     content: bytes, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compression, "_GRACE_BYTES", 1000)
-    monkeypatch.setattr(compression, "MAX_EXPANSION", 100)
+    monkeypatch.setattr(shards, "_GRACE_BYTES", 1000)
+    monkeypatch.setattr(shards, "MAX_EXPANSION", 100)
     assert "decompression bomb" in refusal(tmp_path / f"a{suffix}", COMPRESSIONS[suffix](content))
 
 
@@ -631,7 +629,7 @@ def test_bytes_of_json_that_are_not_utf8_are_invalid_as_other_bytes_are(line: in
 
 
 def test_a_line_beyond_all_reason_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MAX_MEMBER_BYTES", 3_000_000)
+    monkeypatch.setattr(forms, "MAX_MEMBER_BYTES", 3_000_000)
     content = json_lines(["good", "x" * 9_000_000])
     assert "a line of more than 3,000,000 bytes" in refusal(tmp_path / "a.jsonl", content)
 
@@ -647,7 +645,7 @@ def test_any_texts_come_out_of_json_lines(
 ) -> None:
     lines = [json.dumps({"text": text, "n": [1, {}]}, ensure_ascii=ascii_only) for text in texts]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(compression, "_READ_BYTES", chunk_bytes)
+        patch.setattr(shards, "_READ_BYTES", chunk_bytes)
         documents = read(tmp_path_factory.mktemp("lines") / "a.jsonl", "\n".join(lines).encode())
     expected = [text.encode().removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n") for text in texts]
     assert documents.texts == expected
@@ -865,10 +863,10 @@ def test_the_documents_of_a_book_are_the_book(
     pieces: list[str], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = tmp_path_factory.mktemp("book") / "a.txt"
-    text = "x" * shards.TAR_BLOCK_BYTES + "".join(pieces)
+    text = "x" * forms.TAR_BLOCK_BYTES + "".join(pieces)
     with pytest.MonkeyPatch.context() as patch:  # small limits: many cuts in a short text
-        patch.setattr(shards, "WHOLE_TEXT_BYTES", 128)
-        patch.setattr(shards, "BOOK_DOCUMENT_BYTES", 32)
+        patch.setattr(forms, "WHOLE_TEXT_BYTES", 128)
+        patch.setattr(forms, "BOOK_DOCUMENT_BYTES", 32)
         documents = read(path, text.encode())
     assert b"".join(documents.texts).decode() == text.replace("\r\n", "\n")
     assert documents.crlf_line_ends == text.count("\r\n")
@@ -1041,7 +1039,8 @@ def test_memory_does_not_grow_with_the_size_of_a_shard(form: str, tmp_path: Path
     """130 MB of text in documents of 1 MB, read in a fresh process whose peak is measured."""
     program = """
 import io, json, lzma, resource, sys, tarfile
-from storage.shards import Reading, find_shards, read_batches
+from storage.forms import Reading, read_batches
+from storage.shards import find_shards
 path, form, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
 text = b"".join(b"line %d of many\\n" % i for i in range(60_000))
 with lzma.open(path, "wb", preset=0) as file:

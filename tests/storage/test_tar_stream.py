@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import Malformed, ShardError
-from storage.shards import Reading, find_shards, read_batches
+from storage.forms import Reading, read_batches
+from storage.shards import find_shards
 from storage.tar_stream import ByteStream, tar_members
 
 LONG = "long/" + "n" * 130 + ".txt"  # over the 100 bytes of a plain header

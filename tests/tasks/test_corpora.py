@@ -15,7 +15,8 @@ import pytest
 from tiny_data import build_plainly
 
 from storage.errors import CorpusError, ShardError
-from storage.shards import ArchiveOfShards, Reading, find_shards, read_archive, read_batches, write_shard
+from storage.forms import ArchiveOfShards, Reading, read_archive, read_batches
+from storage.shards import find_shards, write_shard
 from storage.workspace import Workspace
 from tasks import corpora
 from tasks.corpora import CATALOGUE, CatalogueEntry, CorpusConfig, download, locate_shards

@@ -21,7 +21,8 @@ import pytest
 from model.tokenizer import CharacterCounts
 from storage.documents import DocumentPart, read_part, read_texts
 from storage.files import sha256_file
-from storage.shards import Reading, Shard, find_shards, read_batches, write_shard
+from storage.forms import Reading, read_batches
+from storage.shards import Shard, find_shards, write_shard
 from storage.tokens import split_of
 from tasks import ingest as ingest_module
 from tasks.ingest import (
@@ -133,7 +134,7 @@ def test_many_batches_are_one_part_in_order(
     shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = ingested(shard, tmp_path / "one").part
-    monkeypatch.setattr("storage.shards._BATCH_TEXT_BYTES", 500)
+    monkeypatch.setattr("storage.forms._BATCH_TEXT_BYTES", 500)
     part = ingested(shard, tmp_path / "two").part
     assert contents(part) == contents(whole) == documents_of(shard)
     assert counted(noted_characters(part, FRACTION)) == counted(noted_characters(whole, FRACTION))

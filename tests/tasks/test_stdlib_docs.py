@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from storage.files import sha256_file
-from storage.shards import Reading, find_shards, read_batches
+from storage.forms import Reading, read_batches
+from storage.shards import find_shards
 from tasks import stdlib_docs
 from tasks.stdlib_docs import pack_stdlib_docs, stdlib_documents
 
