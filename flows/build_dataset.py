@@ -10,7 +10,6 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from storage.datasets import Dataset, find_by_fingerprint
-from storage.files import remove_partials
 from storage.workspace import Workspace
 from tasks.artifacts import show_dataset
 from tasks.corpora import CorpusConfig
@@ -26,6 +25,7 @@ from tasks.dataset import (
     learn_tokenizer_task,
     locate_shards_task,
     report_task,
+    sweep,
 )
 from tasks.ingest import IngestedShard, recall, refuse_bad_shards, remember
 from tasks.memory import MemoryWatch
@@ -51,8 +51,7 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
         _workers(config) as workers,
         MemoryWatch(workers.process_ids) as memory,
     ):
-        for folder in (place.documents, place.tokens, place.datasets):  # checkpoints may be being written now
-            remove_partials(folder)
+        sweep(place)
         clock = Stages()
         results = _ingest(config, place, workers)
         ingested = refuse_bad_shards(results, config.tolerate_bad_shards, config.limit_shards)
@@ -125,7 +124,7 @@ def _encode(
         Watch("encode", total=len(parts), unit="shards", artifact_key="encode") as watch,
         ThreadPoolTaskRunner(max_workers=workers.count) as runner,
     ):
-        encoded = _in_groups(runner, encode_task, "parts", parts, watch, settings)
+        encoded = _in_groups(runner, encode_task, "parts", list(enumerate(parts)), watch, settings)
         facts = {"stages": clock.seconds, "peak_rss_bytes": memory.peak_bytes}
         dataset = join_task(config, place, results, ingested, tokenizer, encoded, facts)
     report_task(dataset, parts, workers)

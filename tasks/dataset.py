@@ -24,7 +24,7 @@ from storage.datasets import (
     refuse_empty_split,
 )
 from storage.documents import DocumentPart
-from storage.files import fingerprint
+from storage.files import fingerprint, remove_partials
 from storage.tokens import SPLIT_RULE, TokenPart, remove_token_part, token_dtype
 from storage.workspace import Workspace
 from tasks.corpora import CATALOGUE, CorpusConfig, locate_shards
@@ -80,6 +80,13 @@ def groups_of(items: Sequence[T], workers: int) -> list[Sequence[T]]:
     return [items[len(items) * i // count : len(items) * (i + 1) // count] for i in range(count)]
 
 
+def sweep(workspace: Workspace) -> None:
+    """Removes what killed builds have left. To be called under the build's lock; a checkpoint may be being written."""
+    for folder in (workspace.documents, workspace.datasets):
+        remove_partials(folder)
+    shutil.rmtree(workspace.tokens, ignore_errors=True)
+
+
 class Stages:
     """A clock: how many seconds each stage took, one after another."""
 
@@ -97,7 +104,12 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
     """A data set by plain functions, as the flow builds it by tasks: for notebooks, tests and measurements."""
     shards, fraction = locate_shards(config, workspace), config.chosen_val_fraction
     clock = Stages()
-    with ThreadPoolExecutor(workers.count) as threads, MemoryWatch(workers.process_ids) as memory:
+    with (
+        workspace.lock("build"),
+        ThreadPoolExecutor(workers.count) as threads,
+        MemoryWatch(workers.process_ids) as memory,
+    ):
+        sweep(workspace)
         read = partial(
             ingest,
             folder=workspace.documents,
@@ -122,7 +134,9 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
         tokenizer = learn_tokenizer(config, parts, workspace.tokens, workers)
         clock.ended("learn")
         write = partial(encode, encoding=encoding(config, workspace, parts, tokenizer), workers=workers)
-        encoded = itertools.chain.from_iterable(threads.map(write, [[part] for part in parts]))
+        encoded = itertools.chain.from_iterable(
+            threads.map(write, [[numbered] for numbered in enumerate(parts)])
+        )
         facts = {"stages": clock.seconds, "peak_rss_bytes": memory.peak_bytes}
         dataset = join(config, workspace, results, ingested, tokenizer, encoded, facts)
         report(dataset, parts, workers)

@@ -44,21 +44,23 @@ class Encoding:
         )
 
 
-def encode(parts: Sequence[DocumentPart], encoding: Encoding, workers: Workers) -> list[TokenPart]:
-    """The tokens of stored texts, part by part. Raises EncoderDiffers if the fast encoder is not to be trusted."""
+def encode(
+    parts: Sequence[tuple[int, DocumentPart]], encoding: Encoding, workers: Workers
+) -> list[TokenPart]:
+    """The tokens of stored texts, part by part; each comes with its number, since two shards may have the same bytes. Raises EncoderDiffers if the fast encoder is not to be trusted."""
     encoded = []
-    for part in parts:
+    for number, part in parts:
         with workers.memory(COPIES_OF_A_DOCUMENT * part.longest_bytes):
-            encoded.append(workers.run(encode_part, part, encoding, workers.resident_limit_bytes))
+            encoded.append(workers.run(encode_part, part, number, encoding, workers.resident_limit_bytes))
     return encoded
 
 
-def encode_part(part: DocumentPart, encoding: Encoding, resident_limit_bytes: int) -> TokenPart:
+def encode_part(part: DocumentPart, number: int, encoding: Encoding, resident_limit_bytes: int) -> TokenPart:
     """The tokens of one stored shard, as a worker makes them."""
     encoder = _encoder(encoding.tokenizer, resident_limit_bytes)
     batches = _encoded(part, encoding, encoder)
     return write_token_part(
-        encoding.folder / part.path.stem, batches, token_dtype(encoding.tokenizer.vocabulary_size)
+        encoding.folder / f"{number:06d}", batches, token_dtype(encoding.tokenizer.vocabulary_size)
     )
 
 
