@@ -12,7 +12,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from storage.datasets import Dataset, find_by_fingerprint
 from storage.workspace import Workspace
 from tasks.artifacts import show_dataset
-from tasks.corpora import CorpusConfig
+from tasks.corpora import CorpusConfig, refuse_incomplete
 from tasks.dataset import (
     BuiltDataset,
     Stages,
@@ -47,14 +47,19 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
     config, place = config or CorpusConfig(), Workspace.at(workspace)
     began = time.monotonic()
     with (
-        place.lock("build"),
+        place.lock("build") as has_waited,
         _workers(config) as workers,
         MemoryWatch(workers.process_ids) as memory,
     ):
+        if has_waited:
+            get_run_logger().info(
+                "another build of this workspace has ended; what it made is there to be used"
+            )
         sweep(place)
         clock = Stages()
         results = _ingest(config, place, workers)
         ingested = refuse_bad_shards(results, config.tolerate_bad_shards, config.limit_shards)
+        refuse_incomplete(config, len(ingested), sum(item.part.documents for item in ingested))
         clock.ended("ingest")
         inputs = inputs_fingerprint(config, ingested)
         dataset = find_by_fingerprint(place.datasets, config.chosen_name, inputs)

@@ -35,6 +35,7 @@ class CatalogueEntry:
     sha256: str = ""
     val_fraction: float = 0.1
     shards: int = 1
+    documents: int = 0
     text_bytes: int = 0
 
     @property
@@ -82,6 +83,7 @@ CATALOGUE = {
             sha256="9fe39d154c5bc67da8c359415372b79510eb1e2edb0d035fe4f7fc3a732b9336",
             val_fraction=0.0005,  # nanoGPT's
             shards=20_610,
+            documents=8_013_769,
             text_bytes=39_769_494_896,
         ),
     )
@@ -172,6 +174,21 @@ def locate_shards(config: CorpusConfig, workspace: Workspace) -> list[Shard]:
     if not Path(place).expanduser().exists() and (entry := CATALOGUE.get(place)):
         place = str(_fetched(entry, workspace))
     return find_shards(place)[: config.limit_shards]
+
+
+def refuse_incomplete(config: CorpusConfig, shards: int, documents: int) -> None:
+    """Raises CorpusError if a corpus of the catalogue has not as many shards and documents as it is known to have.
+
+    Asked for in part, or with tolerance for bad shards, it need not be whole.
+    """
+    entry = CATALOGUE.get(config.corpus)
+    if entry is None or not entry.documents or config.limit_shards is not None or config.tolerate_bad_shards:
+        return
+    if (shards, documents) != (entry.shards, entry.documents):
+        raise CorpusError(
+            f"{config.corpus}: has {shards:,} shards with {documents:,} documents, and {entry.shards:,} with "
+            f"{entry.documents:,} are known to be in it; fetch it again, or name its folder to build what is there"
+        )
 
 
 def catalogue_folder(entry: CatalogueEntry, workspace: Workspace) -> Path:

@@ -1,6 +1,7 @@
 """From shards to a data set: the steps of a build, each of which first asks what is done already."""
 
 import itertools
+import logging
 import platform
 import shutil
 import time
@@ -27,7 +28,7 @@ from storage.documents import DocumentPart
 from storage.files import fingerprint, remove_partials
 from storage.tokens import SPLIT_RULE, TokenPart, remove_token_part, token_dtype
 from storage.workspace import Workspace
-from tasks.corpora import CATALOGUE, CorpusConfig, locate_shards
+from tasks.corpora import CATALOGUE, CorpusConfig, locate_shards, refuse_incomplete
 from tasks.dataset_report import write_report
 from tasks.encode import Encoding, encode, sample_part
 from tasks.engine import can_heal, road_task
@@ -44,6 +45,7 @@ from tasks.ingest import (
 )
 from tasks.memory import MemoryWatch
 from tasks.tokenizers import (
+    EncoderDiffers,
     TokenizerFile,
     bpe_size,
     encoder_facts,
@@ -56,6 +58,7 @@ from tasks.watch import Watch, pulse
 from tasks.workers import Workers, chosen_workers
 
 T = TypeVar("T")
+_log = logging.getLogger("brickroad.dataset")
 
 MAXIMUM_GROUPS = 200  # task runs a flow: more would burden the orchestrator's database
 _GROUPS_A_WORKER = 8  # enough that the last group to finish is no long tail
@@ -126,21 +129,40 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
             remember(recalled, results, workspace.documents, config.reading)
         results += recalled.known
         ingested = refuse_bad_shards(results, config.tolerate_bad_shards, config.limit_shards)
+        refuse_incomplete(config, len(ingested), sum(item.part.documents for item in ingested))
         clock.ended("ingest")
         inputs = inputs_fingerprint(config, ingested)
         if found := find_by_fingerprint(workspace.datasets, config.chosen_name, inputs):
             return found
-        parts = [item.part for item in ingested]
-        tokenizer = learn_tokenizer(config, parts, workspace.tokens, workers)
-        clock.ended("learn")
-        write = partial(encode, encoding=encoding(config, workspace, parts, tokenizer), workers=workers)
-        encoded = itertools.chain.from_iterable(
-            threads.map(write, [[numbered] for numbered in enumerate(parts)])
-        )
         facts = {"stages": clock.seconds, "peak_rss_bytes": memory.peak_bytes}
-        dataset = join(config, workspace, results, ingested, tokenizer, encoded, facts)
-        report(dataset, parts, workers)
-        return dataset
+        try:
+            return _encoded(config, workspace, results, ingested, workers, threads, facts)
+        except EncoderDiffers as error:
+            _log.warning("%s; the reference encodes, more slowly", error)
+            return _encoded(config, workspace, results, ingested, workers, threads, facts, use_reference=True)
+
+
+def _encoded(
+    config: CorpusConfig,
+    workspace: Workspace,
+    results: Sequence[IngestedShard | RefusedShard],
+    ingested: Sequence[IngestedShard],
+    workers: Workers,
+    threads: ThreadPoolExecutor,
+    facts: dict[str, Any],
+    *,
+    use_reference: bool = False,
+) -> Dataset:
+    parts = [item.part for item in ingested]
+    clock = Stages()
+    tokenizer = learn_tokenizer(config, parts, workspace.tokens, workers, use_reference=use_reference)
+    clock.ended("learn")
+    write = partial(encode, encoding=encoding(config, workspace, parts, tokenizer), workers=workers)
+    encoded = itertools.chain.from_iterable(threads.map(write, [[numbered] for numbered in enumerate(parts)]))
+    facts = facts | {"stages": facts["stages"] | clock.seconds}
+    dataset = join(config, workspace, results, ingested, tokenizer, encoded, facts)
+    report(dataset, parts, workers)
+    return dataset
 
 
 def inputs_fingerprint(config: CorpusConfig, ingested: Sequence[IngestedShard]) -> str:
@@ -214,7 +236,7 @@ def encoding(
     config: CorpusConfig, workspace: Workspace, parts: Sequence[DocumentPart], tokenizer: TokenizerFile
 ) -> Encoding:
     """How these parts are to be encoded."""
-    identity = [tokenizer.fingerprint, config.chosen_val_fraction, SPLIT_RULE]
+    identity = [tokenizer.fingerprint, tokenizer.encoder, config.chosen_val_fraction, SPLIT_RULE]
     return Encoding(
         tokenizer=tokenizer,
         folder=workspace.tokens / fingerprint(identity)[:16],

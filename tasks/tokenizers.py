@@ -215,7 +215,7 @@ class TokenizerFile:
         else:
             tokenizer = load_tokenizer(text)
             vocabulary_size, end_of_text = tokenizer.vocabulary_size, tokenizer.end_of_text
-            encoder = "own" if isinstance(tokenizer, CharTokenizer) else "gigatoken"
+            encoder = "own" if isinstance(tokenizer, CharTokenizer) else _fastest(text)
         return cls(
             path=path,
             fingerprint=identity,
@@ -227,6 +227,15 @@ class TokenizerFile:
     def text(self) -> str:
         """The text of the file."""
         return self.path.read_text(encoding="utf-8")
+
+
+def _fastest(text: str) -> Encoder:
+    """gigatoken, if it takes this kind of tokenizer at all."""
+    try:
+        _gigatoken(text)
+    except EncoderDiffers:
+        return "tokenizers"
+    return "gigatoken"
 
 
 def _gigatoken(text: str) -> Any:

@@ -27,6 +27,10 @@ def recorded_config(dataset: Dataset) -> CorpusConfig:
         raise ValueError(
             f"{dataset.reference}: was built by another version of brickroad; its settings are not known"
         )
+    if recorded["tokenizer"] not in ("char", "gpt2") and not recorded["tokenizer"].startswith("bpe:"):
+        recorded = recorded | {
+            "tokenizer": str(dataset.path / "tokenizer.json")
+        }  # the file may be gone; this is a copy
     return CorpusConfig(**recorded)
 
 

@@ -19,7 +19,14 @@ from storage.forms import ArchiveOfShards, Reading, read_archive, read_batches
 from storage.shards import find_shards, write_shard
 from storage.workspace import Workspace
 from tasks import corpora
-from tasks.corpora import CATALOGUE, CatalogueEntry, CorpusConfig, download, locate_shards
+from tasks.corpora import (
+    CATALOGUE,
+    CatalogueEntry,
+    CorpusConfig,
+    download,
+    locate_shards,
+    refuse_incomplete,
+)
 
 CONTENT = b"".join(b"line %d of a book\n" % number for number in range(5_000))
 
@@ -436,3 +443,17 @@ def test_the_settings_that_change_a_text_go_on_to_the_reader() -> None:
 def test_a_data_set_is_named_after_its_corpus(corpus: str, name: str) -> None:
     assert CorpusConfig(corpus=corpus).chosen_name == name
     assert CorpusConfig(corpus=corpus, name="mine").chosen_name == "mine"
+
+
+def test_a_corpus_of_the_catalogue_must_be_as_large_as_it_is_known_to_be() -> None:
+    whole = CATALOGUE["openwebtext"]
+    config = CorpusConfig(corpus="openwebtext")
+    refuse_incomplete(config, whole.shards, whole.documents)
+    with pytest.raises(
+        CorpusError, match=r"has 20,609 shards with 8,013,769 documents, and 20,610 with 8,013,769"
+    ):
+        refuse_incomplete(config, whole.shards - 1, whole.documents)
+    with pytest.raises(CorpusError, match="fetch it again"):
+        refuse_incomplete(config, whole.shards, whole.documents - 1)
+    for part in (CorpusConfig(corpus="openwebtext", limit_shards=3), CorpusConfig(corpus="a folder")):
+        refuse_incomplete(part, 3, 1_000)
