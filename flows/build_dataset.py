@@ -29,6 +29,7 @@ from tasks.dataset import (
 )
 from tasks.ingest import IngestedShard, recall, refuse_bad_shards, remember
 from tasks.memory import MemoryWatch
+from tasks.plan import refuse_full_disk
 from tasks.tokenizers import EncoderDiffers
 from tasks.watch import Watch
 from tasks.workers import Workers, chosen_workers
@@ -92,6 +93,7 @@ def _workers(config: CorpusConfig) -> Workers:
 def _ingest(config: CorpusConfig, place: Workspace, workers: Workers) -> list[Any]:
     """Every shard's text, stored; or why it cannot be trusted."""
     recalled = recall(locate_shards_task(config, place), place.documents, config.reading)
+    refuse_full_disk(config, recalled.unknown, place)
     settings = {
         "folder": place.documents,
         "reading": config.reading,

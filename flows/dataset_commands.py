@@ -40,6 +40,7 @@ app = typer.Typer(no_args_is_help=True, help="Build data sets, and look at them.
 @command
 def dataset_plan(
     corpus: CorpusArgument = "stdlib-docs",
+    tokenizer: TokenizerOption = "char",
     limit_shards: LimitOption = None,
     workers: WorkersOption = None,
     workspace: WorkspaceOption = None,
@@ -51,7 +52,8 @@ def dataset_plan(
     from tasks.plan import plan_dataset
 
     plan = plan_dataset(
-        CorpusConfig(corpus=corpus, limit_shards=limit_shards, workers=workers), Workspace.at(workspace)
+        CorpusConfig(corpus=corpus, tokenizer=tokenizer, limit_shards=limit_shards, workers=workers),
+        Workspace.at(workspace),
     )
     table(
         f"To build {corpus}",
@@ -63,9 +65,10 @@ def dataset_plan(
             "time": f"about {plan.seconds_estimated:,.0f} s with {plan.workers} workers",
         },
     )
-    if plan.disk_bytes_needed > plan.disk_bytes_free:
+    fits = plan.disk_bytes_needed <= plan.disk_bytes_free
+    if not fits:
         say("[bold red]The disk cannot hold it:[/bold red] free some space, or choose another --workspace.")
-    return asdict(plan)
+    return asdict(plan) | {"ok": fits}
 
 
 @app.command(

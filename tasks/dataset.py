@@ -44,6 +44,7 @@ from tasks.ingest import (
     remember,
 )
 from tasks.memory import MemoryWatch
+from tasks.plan import refuse_full_disk
 from tasks.tokenizers import (
     EncoderDiffers,
     TokenizerFile,
@@ -122,6 +123,7 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
             limit_shards=config.limit_shards,
         )
         recalled = recall(shards, workspace.documents, config.reading)
+        refuse_full_disk(config, recalled.unknown, workspace)
         results = list(
             itertools.chain.from_iterable(threads.map(read, [[shard] for shard in recalled.unknown]))
         )

@@ -1,19 +1,24 @@
 """What a build would take: shards, text, disk and time, from file sizes and xz indexes alone."""
 
+import errno
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.shards import uncompressed_bytes
+from storage.errors import ShardError
+from storage.shards import Shard, uncompressed_bytes
 from storage.workspace import Workspace
 from tasks.corpora import CATALOGUE, CorpusConfig, catalogue_folder, locate_shards
 from tasks.workers import chosen_workers
 
-# Measured on owt-medium (105 MB of tar, 97 MB of text; docs/benchmarks.md): text as Parquet with zstd is 0.40 of the tar;
-# a character is one id of 2 bytes, once in the parts and once in the whole. Rates are of one worker.
-_STORED_SHARE = 0.45
-_TOKEN_BYTES_A_TEXT_BYTE = 2 * 2
-_TEXT_BYTES_A_SECOND = 12_000_000
+# Measured on owt-medium (105 MB of tar, 97 MB of text; docs/benchmarks.md): text as Parquet with LZ4 is 0.55 of the tar, and
+# token files per byte of text: a character is one id of 2 bytes, a token of GPT-2 stands for 3.2 bytes. Rates are of one worker.
+_STORED_SHARE = 0.55
+_TOKEN_BYTES_A_TEXT_BYTE = {"char": 2.0, "gpt2": 0.65}
+_TOKEN_BYTES_OF_OTHERS = 1.0
+_TEXT_BYTES_A_SECOND = {"char": 22_000_000, "gpt2": 18_000_000}
+_TEXT_BYTES_A_SECOND_OF_OTHERS = 15_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +54,38 @@ def plan_dataset(config: CorpusConfig, workspace: Workspace) -> DatasetPlan:
         shards=shards,
         compressed_bytes=compressed,
         text_bytes=text,
-        disk_bytes_needed=int(download + text * (_STORED_SHARE + _TOKEN_BYTES_A_TEXT_BYTE)),
+        disk_bytes_needed=int(download + _disk_bytes(config, text)),
         disk_bytes_free=shutil.disk_usage(existing_folder(workspace.root)).free,
-        seconds_estimated=text / (_TEXT_BYTES_A_SECOND * workers),
+        seconds_estimated=text
+        / (_TEXT_BYTES_A_SECOND.get(config.tokenizer, _TEXT_BYTES_A_SECOND_OF_OTHERS) * workers),
         workers=workers,
     )
+
+
+def refuse_full_disk(config: CorpusConfig, unread: Sequence[Shard], workspace: Workspace) -> None:
+    """Raises OSError, before any work, if the disk cannot hold what is to be made of shards that were not read yet."""
+    content = sum(map(_content_bytes, unread))
+    free, needed = shutil.disk_usage(existing_folder(workspace.root)).free, _disk_bytes(config, content)
+    if needed > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"the disk has {free / 1e6:,.0f} MB free, and this data set needs about {needed / 1e6:,.0f} MB; free some "
+            "space, choose another --workspace, or take part of it: --limit-shards",
+            str(workspace.root),
+        )
+
+
+def _disk_bytes(config: CorpusConfig, content_bytes: int) -> int:
+    """Stored text and token files."""
+    tokens = _TOKEN_BYTES_A_TEXT_BYTE.get(config.tokenizer, _TOKEN_BYTES_OF_OTHERS)
+    return int(content_bytes * (_STORED_SHARE + tokens))
+
+
+def _content_bytes(shard: Shard) -> int:
+    try:
+        return uncompressed_bytes(shard)
+    except ShardError:  # whoever reads it will say so
+        return 0
 
 
 def existing_folder(path: Path) -> Path:

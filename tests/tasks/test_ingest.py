@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_data import build_plainly
 
 from model.tokenizer import CharacterCounts
 from storage.documents import DocumentPart, read_part, read_texts
@@ -24,6 +25,7 @@ from storage.files import sha256_file
 from storage.forms import Reading, read_batches
 from storage.shards import Shard, find_shards, write_shard
 from storage.tokens import split_of
+from storage.workspace import Workspace
 from tasks import ingest as ingest_module
 from tasks.ingest import (
     IngestedShard,
@@ -33,6 +35,7 @@ from tasks.ingest import (
     ingest,
     ingest_shard,
     noted_characters,
+    recall,
     refuse_bad_shards,
 )
 from tasks.workers import Workers
@@ -564,3 +567,35 @@ def test_bad_shards_and_good_ones_come_back_in_the_order_asked(tmp_path: Path, w
     found = ingest(shards, tmp_path / "documents", Reading(), FRACTION, workers)
     assert [item.name for item in found] == ["0.xz", "1.xz", "2.xz", "3.xz"]
     assert [isinstance(item, IngestedShard) for item in found] == [True, False, True, True]
+
+
+def test_files_that_were_read_are_known_until_they_change(
+    tiny_corpus: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = time.time_ns() + 10 * 10**9  # what changed in the last seconds would not be believed
+    monkeypatch.setattr(time, "time_ns", lambda: later)
+    shards = find_shards(str(tiny_corpus))
+    assert len(recall(shards, workspace.documents, Reading()).unknown) == len(shards)
+    first = build_plainly(tiny_corpus, workspace)
+    recalled = recall(shards, workspace.documents, Reading())
+    assert [item.name for item in recalled.known] == [shard.name for shard in shards]
+    assert all(item.reused for item in recalled.known)
+    write_shard(Path(shards[3].location), [("other.txt", b"another text")])
+    recalled.known[5].part.path.unlink()
+    changed = recall(shards, workspace.documents, Reading())
+    assert [shard.name for shard in changed.unknown] == [shards[3].name, shards[5].name]
+    assert len(recall(shards, workspace.documents, Reading(invalid_utf8="replace")).unknown) == len(shards)
+    assert build_plainly(tiny_corpus, workspace).manifest.digest != first.manifest.digest
+
+
+@pytest.mark.parametrize("name", ["openwebtext.tar.xz", "urlsf_subset00.tar"])
+def test_an_archive_is_known_with_all_of_its_shards(
+    name: str, real_data: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = real_data / "formats" / name
+    later = time.time_ns() + 10 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: later)
+    built = build_plainly(archive, workspace)
+    recalled = recall(find_shards(str(archive)), workspace.documents, Reading())
+    assert [item.name for item in recalled.known] == [source.name for source in built.manifest.sources]
+    assert recalled.unknown == []
