@@ -27,7 +27,8 @@ from storage.files import (
 )
 from storage.tokens import SPLIT_RULE, SPLITS, SplitFacts, TokenDtype, TokenFile, TokenPart
 
-DATASET_FORMAT = 2
+DATASET_FORMAT = 2  # of the manifest
+TOKEN_FILES_FORMAT = 1  # of what the digest is of: a new manifest alone makes no other data set
 DIGEST_CHARACTERS = 32  # 128 bits; MLflow takes at most 36
 _COPY_BYTES = 4 << 20
 
@@ -347,7 +348,7 @@ def _pointer(folder: Path, name: str, inputs_fingerprint: str) -> Path:
 def _digest(described: DatasetInputs | Manifest, files: dict[str, FileFacts]) -> str:
     """The identity of what training reads: token files, tokenizer, and how to read them."""
     identity = {
-        "format_version": DATASET_FORMAT,
+        "format_version": TOKEN_FILES_FORMAT,
         "dtype": described.dtype,
         "end_of_text": described.end_of_text,
         "files": {name: files[name].sha256 for name in ("train.bin", "val.bin", "tokenizer.json")},

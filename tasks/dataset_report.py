@@ -98,7 +98,8 @@ def _scripts(characters: CharacterCounts) -> list[Bar]:
 def _script(character: str) -> str:
     kind = unicodedata.category(character)
     if kind[0] == "L":
-        return unicodedata.name(character, "unnamed").split(" ")[0].split("-")[0].title()
+        name = unicodedata.name(character, "unnamed").split(" ")[0].split("-")[0]
+        return name if name == "CJK" else name.title()
     return {"Z": "blank", "C": "blank", "N": "numbers", "P": "punctuation", "S": "symbols", "M": "marks"}[
         kind[0]
     ]

@@ -1,7 +1,7 @@
 """Which tokenizer a data set gets, and what encodes a whole corpus with it: the fastest program there is, checked.
 
 A build's ids are those of a reference. gigatoken is ten times as fast and young: it is compared with the reference on a
-document of every shard, and where it cannot be had, or differs once, the reference encodes everything.
+document of one shard in eight, and where it cannot be had, or differs once, the reference encodes everything.
 """
 
 import hashlib
@@ -82,7 +82,7 @@ def encoder_facts(tokenizer: "TokenizerFile") -> str:
     if tokenizer.encoder == "own":
         return "brickroad"
     program = f"{tokenizer.encoder} {version(tokenizer.encoder)}"
-    reference = f", equal to tokenizers {version('tokenizers')} on a document of each shard"
+    reference = f", equal to tokenizers {version('tokenizers')} on documents of one shard in eight"
     return program + (reference if tokenizer.encoder == "gigatoken" else "")
 
 
