@@ -14,9 +14,11 @@ import numpy as np
 from model.tokenizer import CharacterCounts
 from storage.datasets import Dataset
 from storage.documents import document_columns
+from storage.errors import DatasetError
 from storage.files import atomic_file
 from tasks.look import sample_documents
 
+REPORT_NAME = "report.html"
 _LENGTH_EDGES = [0, 64, 128, 256, 512, *(1024 * 2**power for power in range(11)), 1 << 40]  # bytes
 _SCRIPTS_SHOWN = 12
 _CHARACTERS_SHOWN = 40
@@ -65,9 +67,19 @@ def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
         sample_characters=_SAMPLE_CHARACTERS,
         stages=_stages(dataset),
     )
-    path = dataset.path / "report.html"
+    path = dataset.path / REPORT_NAME
     with atomic_file(path) as file:
         file.write(page.encode("utf-8", "replace"))
+    return path
+
+
+def find_report(dataset: Dataset) -> Path:
+    """Where the page of a data set is. Raises DatasetError if it is not there."""
+    path = dataset.path / REPORT_NAME
+    if not path.is_file():
+        raise DatasetError(
+            f"{path}: is not there; delete {dataset.path} and build the data set again to have it"
+        )
     return path
 
 
