@@ -320,6 +320,23 @@ def dataset_sample(
     return {"documents": shown}
 
 
+@app.command("report", epilog="Example:  brickroad dataset report web")
+@command
+def dataset_report(
+    reference: DatasetArgument,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Say where the page about a data set is: lengths, scripts, repeated documents, samples, times."""
+    from storage.datasets import find_dataset
+    from tasks.dataset_report import find_report
+
+    path = find_report(find_dataset(Workspace.at(workspace).datasets, reference))
+    say(f"Open in a browser: {path.as_uri()}")
+    return {"path": path}
+
+
 @app.command(
     "export", epilog="Example:  brickroad dataset export web --format nanogpt --out nanoGPT/data/web"
 )
