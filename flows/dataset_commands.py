@@ -333,7 +333,7 @@ def dataset_report(
     from tasks.dataset_report import find_report
 
     path = find_report(find_dataset(Workspace.at(workspace).datasets, reference))
-    say(f"Open in a browser: {path.as_uri()}")
+    words.print(f"Open in a browser: {path.as_uri()}", soft_wrap=True)
     return {"path": path}
 
 

@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from tiny_data import build_plainly, tiny_documents
 
+from flows.options import size_in_bytes
 from storage.shards import write_shard
 from storage.workspace import Workspace
 
@@ -64,6 +66,8 @@ def test_wrong_usage_is_exit_2(tmp_path: Path) -> None:
         ["nonsense"],
         ["train"],
         ["dataset", "build", "--workers", "many"],
+        ["dataset", "build", "--memory-budget", "much"],
+        ["dataset", "export", "x", "--format", "paper", "--out", "y"],
         ["train", "x", "--set", "steps"],
     ):
         done = brickroad(*arguments, cwd=tmp_path)
@@ -90,6 +94,38 @@ def test_plan_list_show_verify_speak_json(tiny_corpus: Path, workspace: Workspac
     done = brickroad("dataset", "verify", dataset.reference, *at, cwd=tmp_path)
     assert json.loads(done.stdout)["ok"] is False
     assert done.returncode == 1
+
+
+def test_trace_sample_diff_report_export_speak_json(
+    tiny_corpus: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    dataset = build_plainly(tiny_corpus, workspace)
+    at = ("--workspace", workspace.root, "--json")
+
+    def asked(*arguments: object) -> dict[str, Any]:
+        done = brickroad("dataset", *arguments, *at, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    origin = asked("trace", "tiny", 0)
+    assert origin["text"] == tiny_documents()[0]
+    assert asked("trace", "tiny", "--document", origin["sha256"][:10]) | {"token": 0} == origin | {
+        "around": None
+    }
+    assert len(asked("sample", "tiny", "--count", 2, "--split", "val")["documents"]) == 2
+    assert asked("diff", "tiny", dataset.reference)["documents_same"] == 120
+    assert Path(asked("report", "tiny")["path"]).is_file()
+    files = asked("export", "tiny", "--format", "nanogpt", "--out", tmp_path / "out")["files"]
+    assert [Path(file).name for file in files] == ["train.bin", "val.bin", "meta.pkl"]
+    both = brickroad("dataset", "trace", "tiny", 0, "--document", "ab", *at, cwd=tmp_path)
+    assert "name either the OFFSET of a token or a --document" in refused(both)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("2GB", 2 * 10**9), ("1.5 g", 1_500_000_000), ("500MiB", 500 * 10**6), ("7", 7)]
+)
+def test_a_size_is_read_as_people_write_it(text: str, size: int) -> None:
+    assert size_in_bytes(text) == size
 
 
 def test_missing_things_are_one_line_with_the_way_out(workspace: Workspace, tmp_path: Path) -> None:
