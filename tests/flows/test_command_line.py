@@ -245,7 +245,7 @@ def test_a_signal_saves_says_how_to_go_on_and_going_on_ends_at_the_same_loss(
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_full_disk_is_one_line_with_the_place_and_leaves_nothing_done(
+def test_a_disk_that_is_too_small_is_one_line_with_the_place_and_leaves_nothing_done(
     tiny_corpus: Path, small_disk: Path, tmp_path: Path, prefect_api: dict[str, str]
 ) -> None:
     done = brickroad(
@@ -253,7 +253,8 @@ def test_a_full_disk_is_one_line_with_the_place_and_leaves_nothing_done(
     )
     line = refused(done)
     assert str(small_disk) in line
-    assert "No space left on device; free some space, or choose another place with --workspace" in line
+    assert "MB free, and this data set needs about" in line
+    assert "free some space, choose another --workspace" in line
     assert not list(small_disk.rglob("manifest.json"))
     assert not list(small_disk.rglob("*.partial"))
 
