@@ -106,8 +106,7 @@ def _ingest(config: CorpusConfig, place: Workspace, workers: Workers) -> list[An
         ThreadPoolTaskRunner(max_workers=workers.count) as runner,
     ):
         results = list(_in_groups(runner, ingest_task, "shards", recalled.unknown, watch, settings))
-    if config.limit_shards is None:  # else a file may hold more than was read
-        remember(recalled, results, place.documents, config.reading)
+    remember(recalled, results, place.documents, config.reading, config.limit_shards)
     return [*recalled.known, *results]
 
 

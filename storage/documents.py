@@ -216,13 +216,8 @@ def read_part(path: Path) -> DocumentPart | None:
         facts.pop("notes")
         part = DocumentPart(path=path, **facts)
         return part if part.file_bytes == path.stat().st_size else None
-    except (
-        FileNotFoundError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    ):  # not there, or no record of ours
+    # Not there, or no record of ours.
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

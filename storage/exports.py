@@ -54,20 +54,12 @@ def _nanogpt_meta(vocabulary_size: int, characters: dict[int, str]) -> bytes:
     for number, text in characters.items():
         number_of.setdefault(text, number)
     stoi = b"".join(_pickled(text) + _pickled(number) for text, number in number_of.items())
-    size = _pickled(vocabulary_size)
-    whole = (
-        _pickled("vocab_size")
-        + size
-        + _pickled("itos")
-        + b"}("
-        + itos
-        + b"u"
-        + _pickled("stoi")
-        + b"}("
-        + stoi
-        + b"u"
-    )
-    return b"\x80\x02}(" + whole + b"u."
+    items = [
+        *(_pickled("vocab_size"), _pickled(vocabulary_size)),
+        *(_pickled("itos"), b"}(" + itos + b"u"),
+        *(_pickled("stoi"), b"}(" + stoi + b"u"),
+    ]
+    return b"\x80\x02}(" + b"".join(items) + b"u."
 
 
 def _pickled(value: int | str) -> bytes:
@@ -81,19 +73,19 @@ def _pickled(value: int | str) -> bytes:
 def export_megatron(dataset: Dataset, folder: Path) -> list[Path]:
     """A .bin and an .idx a split; a document with its end-of-text is one sequence. 32-bit ids become its int32."""
     files = []
+    is_16_bits = dataset.manifest.dtype == "uint16"
+    code, width = (_MEGATRON_UINT16, 2) if is_16_bits else (_MEGATRON_INT32, 4)
     for split in SPLITS:
         tokens, index = folder / f"{split}.bin", folder / f"{split}.idx"
-        if dataset.manifest.dtype == "uint16":
+        if is_16_bits:
             _linked(dataset, split, tokens)
         else:
             with atomic_file(tokens) as file:
                 for piece in _pieces(dataset.token_file(split).open()):
                     file.write(piece.astype("<i4").tobytes())
-        width = 2 if dataset.manifest.dtype == "uint16" else 4
         counts = np.fromiter((row["token_count"] for row in _rows(dataset, split)), np.int64)
         with atomic_file(index) as file:
             file.write(_MEGATRON_MAGIC)
-            code = _MEGATRON_UINT16 if width == 2 else _MEGATRON_INT32
             file.write(struct.pack("<QBQQ", _MEGATRON_VERSION, code, len(counts), len(counts) + 1))
             file.write(counts.astype("<i4").tobytes())
             file.write(((np.cumsum(counts) - counts) * width).astype("<i8").tobytes())

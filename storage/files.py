@@ -62,9 +62,8 @@ class Checksums:
 
     def __init__(self) -> None:
         self.bytes = 0
-        self._whole = self._block = (
-            hashlib.sha256()
-        )  # one and the same in the first block: most files have no other
+        # One and the same in the first block: most files have no other.
+        self._whole = self._block = hashlib.sha256()
         self._blocks = list[str]()
 
     def update(self, data: bytes | memoryview) -> None:

@@ -23,6 +23,7 @@ from storage.shards import (
     Shard,
     compression,
     compression_of,
+    expanded,
     is_hidden,
     shard_content,
 )
@@ -130,7 +131,7 @@ def _raw_documents(file: BinaryIO, shard: Shard, text_column: str) -> Iterator[t
             yield f"row-{row:09d}", text, 0
         return
     file.seek(0)
-    stream = ByteStream(shard_content(file, shard))
+    stream = ByteStream(expanded(file, shard.compressed_bytes))
     head = stream.peek(TAR_BLOCK_BYTES)
     if is_tar(head):
         for number, (member, raw) in enumerate(tar_members(stream)):

@@ -127,8 +127,7 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
         results = list(
             itertools.chain.from_iterable(threads.map(read, [[shard] for shard in recalled.unknown]))
         )
-        if config.limit_shards is None:  # else a file may hold more than was read
-            remember(recalled, results, workspace.documents, config.reading)
+        remember(recalled, results, workspace.documents, config.reading, config.limit_shards)
         results += recalled.known
         ingested = refuse_bad_shards(results, config.tolerate_bad_shards, config.limit_shards)
         refuse_incomplete(config, len(ingested), sum(item.part.documents for item in ingested))

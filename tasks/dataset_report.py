@@ -60,7 +60,7 @@ def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
         scripts=_scripts(characters),
         characters=_frequent(characters),
         distinct=characters.distinct,
-        coverage=_coverage(dataset, characters),
+        coverage=_coverage(characters),
         compression=_compression(dataset, columns),
         repeated=_repeated(columns),
         samples=list(sample_documents(dataset, "train", _SAMPLES_SHOWN, seed=0)),
@@ -129,7 +129,7 @@ def _frequent(characters: CharacterCounts) -> list[tuple[str, str, int]]:
     ]
 
 
-def _coverage(dataset: Dataset, characters: CharacterCounts) -> list[Bar]:
+def _coverage(characters: CharacterCounts) -> list[Bar]:
     """How many of the most frequent characters make up which share of all."""
     counts = np.sort(characters.pairs()[:, 1])[::-1]
     covered = np.cumsum(counts) / max(1, counts.sum())

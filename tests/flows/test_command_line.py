@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from bad_disks import small_disk
 from tiny_data import build_plainly, tiny_documents
 
 from flows.options import size_in_bytes
@@ -246,31 +246,18 @@ def test_a_signal_saves_says_how_to_go_on_and_going_on_ends_at_the_same_loss(
 
 @pytest.mark.usefixtures("prefect_server")
 def test_a_disk_that_is_too_small_is_one_line_with_the_place_and_leaves_nothing_done(
-    tiny_corpus: Path, small_disk: Path, tmp_path: Path, prefect_api: dict[str, str]
+    tiny_corpus: Path, tmp_path: Path, prefect_api: dict[str, str]
 ) -> None:
-    done = brickroad(
-        "dataset", "build", tiny_corpus, "--workspace", small_disk / "w", cwd=tmp_path, **prefect_api
-    )
-    line = refused(done)
-    assert str(small_disk) in line
-    assert "MB free, and this data set needs about" in line
-    assert "free some space, choose another --workspace" in line
-    assert not list(small_disk.rglob("manifest.json"))
-    assert not list(small_disk.rglob("*.partial"))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 kB, where this user may mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("only root can mount a small disk")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "disk", "size=24k") as disk:
+        done = brickroad(
+            "dataset", "build", tiny_corpus, "--workspace", disk / "w", cwd=tmp_path, **prefect_api
+        )
+        line = refused(done)
+        assert str(disk) in line
+        assert "MB free, and this data set needs about" in line
+        assert "free some space, choose another --workspace" in line
+        assert not list(disk.rglob("manifest.json"))
+        assert not list(disk.rglob("*.partial"))
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,8 @@
 import errno
 import gc
 import json
-import os
 import random
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
@@ -14,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bad_disks import fail_flush, small_disk
 
 from storage.datasets import (
     Dataset,
@@ -254,13 +253,7 @@ LONG_TEXTS = [f"{number} " + "brick " * 4000 for number in range(12)]  # 48 kB o
 def test_a_full_disk_names_the_path_and_never_publishes_less_than_all(kilobytes: int, tmp_path: Path) -> None:
     """A write that fits in part succeeds in part; and each part that was joined makes room for what comes next."""
     parts, disk = list(parts_of(tmp_path, LONG_TEXTS, range(1, 12))), tmp_path / "disk"
-    disk.mkdir()
-    size = f"size={kilobytes}k"
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(disk)], capture_output=True
-    ).returncode:
-        pytest.skip("this machine lets us mount nothing")
-    try:
+    with small_disk(disk, f"size={kilobytes}k"):
         room = disk / "room that a part takes"
         room.write_bytes(bytes(16_000))
         try:
@@ -279,8 +272,6 @@ def test_a_full_disk_names_the_path_and_never_publishes_less_than_all(kilobytes:
         published = [path.parent for path in disk.rglob("manifest.json")]
         assert all(problems(read_dataset(path)) == [] for path in published)
         assert not list(disk.rglob("*.partial"))
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_publishing_leaves_nothing_but_the_data_set(tmp_path: Path, dataset: Dataset) -> None:
@@ -297,16 +288,7 @@ def test_publishing_leaves_nothing_but_the_data_set(tmp_path: Path, dataset: Dat
 def test_a_disk_that_fails_at_any_flush_publishes_nothing_or_all(
     nth: int, published: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flush, flushes = os.fsync, 0
-
-    def failing(descriptor: int) -> None:
-        nonlocal flushes
-        flushes += 1
-        if flushes == nth:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        flush(descriptor)
-
-    monkeypatch.setattr(os, "fsync", failing)
+    fail_flush(monkeypatch, nth, errno.ENOSPC)
     with pytest.raises(OSError, match=f"No space left on device: .*{tmp_path}"):
         publish(tmp_path)
     monkeypatch.undo()

@@ -3,7 +3,6 @@
 import io
 import json
 import random
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bad_disks import small_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -181,19 +181,12 @@ def test_a_part_that_is_not_finished_leaves_what_was_there(
 
 def test_a_full_disk_names_the_path_and_leaves_nothing(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True
-    ).returncode:
-        pytest.skip("this machine lets us mount nothing")
-    try:
+    with small_disk(disk, "size=64k"):
         for size in (300_000, 130_000, 66_000):  # the disk is full in the middle, or only at the end
             text = random.Random(size).randbytes(size // 2).hex().encode()
             with pytest.raises(OSError, match=r"No space left on device: .*disk/documents"):
                 write(disk / "documents" / "a.parquet", [text])
             assert not list((disk / "documents").iterdir())
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.mark.parametrize(

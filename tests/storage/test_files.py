@@ -10,10 +10,10 @@ import subprocess
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from bad_disks import fail_flush, small_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -44,20 +44,6 @@ def is_done(folder: Path) -> bool:
 
 def everything_below(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, options: str) -> Iterator[None]:
-    """A file system of its own at `folder`; needs root and the right to mount."""
-    folder.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)], capture_output=True
-    ).returncode:
-        pytest.skip("this machine lets us mount nothing")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
@@ -215,16 +201,7 @@ def test_files_that_are_discarded_leave_what_was_there(tmp_path: Path) -> None:
 def test_a_flush_that_fails_names_where_and_publishes_no_part_of_the_files(
     nth: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    flush, flushes = os.fsync, 0
-
-    def failing(descriptor: int) -> None:
-        nonlocal flushes
-        flushes += 1
-        if flushes == nth:
-            raise OSError(errno.EIO, "Input/output error")
-        flush(descriptor)
-
-    monkeypatch.setattr(os, "fsync", failing)
+    fail_flush(monkeypatch, nth, errno.EIO)
     together = Together()
     for name in ("a", "b"):
         together.open(tmp_path / name).write(b"new")

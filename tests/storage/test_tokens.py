@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import random
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from bad_disks import small_disk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -298,12 +298,7 @@ def test_a_full_disk_names_the_path_and_never_leaves_out_what_did_not_fit(
 ) -> None:
     """A write that fits in part succeeds in part; what is left to write must fail, be it the last."""
     disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(disk)], capture_output=True
-    ).returncode:
-        pytest.skip("this machine lets us mount nothing")
-    try:
+    with small_disk(disk, "size=256k"):
         document = Encoded(member="a", text=b"document", ids=[1] * 70_000)
         filler = disk / "filler"
         filler.write_bytes(bytes((256 << 10) - free_bytes))
@@ -315,8 +310,6 @@ def test_a_full_disk_names_the_path_and_never_leaves_out_what_did_not_fit(
         with pytest.raises(OSError, match=r"disk/part") as raised:
             write_token_part(disk / "part", batches(), "uint16")
         assert raised.value.errno == errno.ENOSPC
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 def test_a_token_file_of_another_size_is_refused_by_name(tmp_path: Path) -> None:

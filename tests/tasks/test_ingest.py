@@ -5,9 +5,7 @@ import hashlib
 import io
 import lzma
 import multiprocessing
-import os
 import random
-import subprocess
 import tarfile
 import threading
 import time
@@ -17,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from bad_disks import fail_flush, small_disk
 from tiny_data import build_plainly
 
 from model.tokenizer import CharacterCounts
@@ -412,33 +411,18 @@ def test_killed_at_random_moments_it_leaves_nothing_half_done_and_ends_with_the_
 def test_a_full_disk_names_the_path_and_leaves_nothing(tmp_path: Path) -> None:
     rng, disk = random.Random(0), tmp_path / "disk"
     write_shard(tmp_path / "a.xz", [("a.txt", rng.randbytes(300_000).hex().encode())])
-    disk.mkdir()
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True
-    ).returncode:
-        pytest.skip("this machine lets us mount nothing")
-    try:
+    with small_disk(disk, "size=64k"):
         with pytest.raises(OSError, match=r"No space left on device: .*disk/documents"):
             ingested(find_shards(str(tmp_path / "a.xz"))[0], disk / "documents")
         assert not list((disk / "documents").iterdir())
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 @pytest.mark.parametrize("nth", range(1, 4))
 def test_a_disk_that_fails_at_any_flush_leaves_nothing_that_counts(
     nth: int, shard: Shard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, flush, flushes = tmp_path / "documents", os.fsync, 0
-
-    def failing(descriptor: int) -> None:
-        nonlocal flushes
-        flushes += 1
-        if flushes == nth:
-            raise OSError(errno.EIO, "Input/output error")
-        flush(descriptor)
-
-    monkeypatch.setattr(os, "fsync", failing)
+    folder = tmp_path / "documents"
+    fail_flush(monkeypatch, nth, errno.EIO)
     with pytest.raises(OSError, match=f"Input/output error: .*{folder}"):
         ingested(shard, folder)
     assert not list(folder.glob("*.partial")) + list(folder.glob(".*"))
