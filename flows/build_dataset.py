@@ -9,13 +9,14 @@ from prefect import Task, flow, get_run_logger
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from storage.datasets import Dataset, find_by_fingerprint
+from storage.datasets import Dataset, DatasetWriter, find_by_fingerprint
 from storage.workspace import Workspace
 from tasks.artifacts import show_dataset
 from tasks.corpora import CorpusConfig, refuse_incomplete
 from tasks.dataset import (
     BuiltDataset,
     Stages,
+    count_task,
     encode_task,
     encoding,
     groups_of,
@@ -27,6 +28,7 @@ from tasks.dataset import (
     report_task,
     sweep,
 )
+from tasks.encode import parts_to_encode
 from tasks.ingest import IngestedShard, recall, refuse_bad_shards, remember
 from tasks.memory import MemoryWatch
 from tasks.plan import refuse_full_disk
@@ -123,17 +125,22 @@ def _encode(
 ) -> Dataset:
     """Stored text to a finished data set: learn the tokenizer, encode part by part, join in corpus order."""
     parts = [item.part for item in ingested]
-    tokenizer = learn_tokenizer_task(config, parts, place.tokens, workers, use_reference=use_reference)
+    counts = count_task(parts, config.chosen_val_fraction, workers)
+    tokenizer = learn_tokenizer_task(
+        config, parts, counts, place.tokens, workers, use_reference=use_reference
+    )
     clock.ended("learn")
     settings = {"encoding": encoding(config, place, parts, tokenizer), "workers": workers}
     with (
+        DatasetWriter(place.datasets, config.chosen_name) as writer,
         Watch("encode", total=len(parts), unit="shards", artifact_key="encode") as watch,
         ThreadPoolTaskRunner(max_workers=workers.count) as runner,
     ):
-        encoded = _in_groups(runner, encode_task, "parts", list(enumerate(parts)), watch, settings)
-        facts = {"stages": clock.seconds, "peak_rss_bytes": memory.peak_bytes}
-        dataset = join_task(config, place, results, ingested, tokenizer, encoded, facts)
-    report_task(dataset, parts, workers)
+        to_encode = parts_to_encode(parts, settings["encoding"], writer.place)
+        encoded = _in_groups(runner, encode_task, "parts", to_encode, watch, settings)
+        dataset = join_task(config, writer, results, ingested, tokenizer, encoded, workers, clock, memory)
+    sweep(place)
+    report_task(dataset, counts.all)
     return dataset
 
 

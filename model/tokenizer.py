@@ -83,6 +83,11 @@ class CharacterCounts:
         np.add.at(counts._counts, table[:, 0], table[:, 1])
         return counts
 
+    def add_pairs(self, pairs: npt.NDArray[np.int64]) -> None:
+        """Adds what `pairs()` of another stream gave."""
+        self._make_room(int(pairs[:, 0].max(initial=0)) + 1)
+        self._counts[pairs[:, 0]] += pairs[:, 1]
+
     def pairs(self) -> npt.NDArray[np.int64]:
         """[distinct, 2]: each code point that occurs and its count, by code point; `.tolist()` is JSON."""
         code_points = np.flatnonzero(self._counts)
@@ -222,6 +227,12 @@ class CharTokenizer:
         """Ids of a text, 1-D, of type `dtype`: one for a known character, else one for each UTF-8 byte."""
         return self._encode_code_points(_code_points(text))
 
+    def encoded_length(self, characters: npt.NDArray[np.int64]) -> int:
+        """How many ids texts have in all, of which the characters were counted: [distinct, 2] as `CharacterCounts.pairs()`."""
+        code_points, counts = characters.T
+        is_rare = self._id_of_code_point.take(code_points, mode="clip") == self.first_byte
+        return int(counts.sum() + (counts * (_utf8_sizes(code_points) - 1))[is_rare].sum())
+
     def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
         """(ids, counts) of UTF-8 texts, as the protocol says."""
         encoded = []
@@ -321,7 +332,7 @@ def _code_points(text: str) -> npt.NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
 
 
-def _utf8_sizes(code_points: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+def _utf8_sizes(code_points: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     """How many bytes each character takes."""
     return 1 + (code_points >= 0x80).astype(np.int64) + (code_points >= 0x800) + (code_points >= 0x10000)
 

@@ -6,19 +6,18 @@ also holds the fingerprint of what it was made from, the sources, and what a rea
 
 import contextlib
 import json
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, Self
 
+from storage.blocks import Block, BlockwiseFile, FileFacts, FileRange, file_facts
 from storage.documents import DocumentsWriter, Split
 from storage.errors import DatasetError
 from storage.files import (
-    Checksums,
-    FileFacts,
     atomic_file,
-    checksums,
     fingerprint,
     named_errors,
     publish_folder,
@@ -27,10 +26,9 @@ from storage.files import (
 )
 from storage.tokens import SPLIT_RULE, SPLITS, SplitFacts, TokenDtype, TokenFile, TokenPart
 
-DATASET_FORMAT = 2  # of the manifest
+DATASET_FORMAT = 3  # of the manifest
 TOKEN_FILES_FORMAT = 1  # of what the digest is of: a new manifest alone makes no other data set
 DIGEST_CHARACTERS = 32  # 128 bits; MLflow takes at most 36
-_COPY_BYTES = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,22 +140,25 @@ class DatasetInputs:
 class DatasetWriter:
     """Joins parts to a data set, one after another in corpus order, and publishes <folder>/<name>/<digest>/.
 
-    `with DatasetWriter(folder, name) as writer: writer.append(…)…; dataset = writer.publish(…)`. The folder appears only
-    whole; nothing is left if the body raises.
+    `with DatasetWriter(folder, name) as writer:` then `append` each part and `finish`; both give blocks to be written, by
+    `write_block` in any process, and `written` notes each in the order it was given; then `publish`. The folder appears
+    only whole; nothing is left if the body raises.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = folder, name
-        self._stack, self._open_files = contextlib.ExitStack(), contextlib.ExitStack()
+        self._stack = contextlib.ExitStack()
         self._sources: list[Source] = []
         self._totals: dict[Split, SplitFacts] = {split: SplitFacts() for split in SPLITS}
-        self._sums = {split: Checksums() for split in SPLITS}
+        self._block_sha256: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        self._given: deque[tuple[Split, Block]] = deque()
+        self._transient: dict[Path, int] = {}  # files that go when so many bytes of them have been joined
 
     def __enter__(self) -> Self:
         self._stage = self._stack.enter_context(staged_folder(self._folder / self._name))
-        self._stack.enter_context(self._open_files)
-        self._files = {split: self._open(f"{split}.bin") for split in SPLITS}
-        self._documents = DocumentsWriter(self._open("documents.parquet"))
+        self._files = {split: BlockwiseFile(self._stage / f"{split}.bin") for split in SPLITS}
+        self._rows = self._stack.enter_context((self._stage / "documents.parquet").open("wb"))
+        self._documents = DocumentsWriter(self._rows)
         return self
 
     def __exit__(
@@ -166,33 +167,60 @@ class DatasetWriter:
         self._documents.abandon()
         self._stack.close()
 
-    def _open(self, name: str) -> BinaryIO:
-        return self._open_files.enter_context((self._stage / name).open("wb"))
-
-    def append(self, source: Source, part: TokenPart) -> None:
-        """Adds the tokens of the next shard."""
-        for split in SPLITS:
-            with named_errors(self._stage / f"{split}.bin"), part.file(split).open("rb") as file:
-                while chunk := file.read(_COPY_BYTES):
-                    self._files[split].write(chunk)
-                    self._sums[split].update(chunk)
-            self._totals[split] += part.facts(split)
-        self._documents.append(source.name, part.file("rows"))
+    def append(self, source: Source, part: TokenPart) -> Iterator[Block]:
+        """Adds the tokens of the next shard: the blocks that can be written now."""
+        with named_errors(self._stage / "documents.parquet"):
+            self._documents.append(source.name, part.rows)
         self._sources.append(source)
+        for split in SPLITS:
+            self._totals[split] += part.facts(split)
+            tokens = part.tokens(split)
+            if part.is_transient and tokens.path != self._files[split].path:
+                self._transient[tokens.path] = tokens.bytes
+            yield from self._give(split, self._files[split].append(tokens))
+        if part.is_transient:
+            part.rows.path.unlink()
+
+    def place(self, split: Split, start: int, size: int) -> FileRange:
+        """So many bytes of a token file, which may be written before the part that they are of is appended."""
+        return FileRange(path=self._files[split].path, start=start, bytes=size)
+
+    def finish(self) -> Iterator[Block]:
+        """All parts have been added: the last blocks."""
+        for split in SPLITS:
+            yield from self._give(split, self._files[split].finish())
+
+    def _give(self, split: Split, blocks: Iterator[Block]) -> Iterator[Block]:
+        for block in blocks:
+            self._given.append((split, block))
+            yield block
+
+    def written(self, sha256: str) -> None:
+        """The first of the blocks that were given and not yet noted is written, and has this sha256."""
+        split, block = self._given.popleft()
+        self._block_sha256[split].append(sha256)
+        for piece in block.pieces:
+            if piece.path in self._transient:
+                self._transient[piece.path] -= piece.bytes
+                if not self._transient[piece.path]:
+                    piece.path.unlink()
+                    del self._transient[piece.path]
 
     def publish(self, inputs: DatasetInputs, build: dict[str, Any]) -> Dataset:
         """Gives the data set its name. Raises DatasetError, before anything is published, if a split would be empty."""
         refuse_empty_split(
             self._totals["train"].documents, self._totals["val"].documents, inputs.val_fraction
         )
+        assert not self._given, "each block that was given is to be written"
         with named_errors(self._stage):
             self._documents.close()
-            self._open("tokenizer.json").write(inputs.tokenizer_json.encode())
-            self._open_files.close()
-        files = {f"{split}.bin": self._sums[split].facts() for split in SPLITS}
-        files |= {
-            name: checksums(self._stage / name).facts() for name in ("tokenizer.json", "documents.parquet")
+            self._rows.close()
+            (self._stage / "tokenizer.json").write_bytes(inputs.tokenizer_json.encode())
+        files = {
+            f"{split}.bin": FileFacts.of(self._files[split].bytes, self._block_sha256[split])
+            for split in SPLITS
         }
+        files |= {name: file_facts(self._stage / name) for name in ("tokenizer.json", "documents.parquet")}
         manifest = Manifest(
             name=self._name,
             digest=_digest(inputs, files),
@@ -303,7 +331,7 @@ def verify_dataset(dataset: Dataset) -> Iterator[tuple[str, int, list[str]]]:
         if not path.is_file():
             yield name, 0, [f"{path}: is missing; {_way_out(dataset)}"]
             continue
-        found = checksums(path).facts()
+        found = file_facts(path)
         size = found.bytes
         wrong = []
         if size != facts.bytes:

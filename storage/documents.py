@@ -26,8 +26,8 @@ from storage.files import Together, crc32_file, named_errors, sha256_text
 
 PART_FORMAT = 2
 _ROWS_A_GROUP = 65_536
-# LZ4, since text is written once and read several times within seconds: bench.dataset has the costs of each.
-_TEXT_COMPRESSION = "lz4"
+# LZ4 would take a quarter of the bytes away, and a fifth of the time that all of ingest takes: docs/decisions.md.
+_TEXT_COMPRESSION = "none"
 _PARQUET_MAGIC = b"PAR1"
 _CORPUS_ROWS = 1024  # of a Parquet corpus, read at a time
 
@@ -317,6 +317,29 @@ def write_rows(path: Path) -> Iterator[RowsWriter]:
         yield RowsWriter(writer)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RowRange:
+    """Neighbouring rows of documents: of a part's own file, or of the `documents.parquet` of an earlier data set."""
+
+    path: Path
+    start: int
+    count: int
+
+    def read(self) -> pa.Table:
+        """The rows, with the columns of RowsWriter.SCHEMA."""
+        if self.path.suffix != ".parquet":
+            with pa.memory_map(str(self.path)) as file:
+                return pa.ipc.open_file(file).read_all().slice(self.start, self.count)
+        with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
+            first, last = self.start // _ROWS_A_GROUP, (self.start + self.count - 1) // _ROWS_A_GROUP
+            names = ["member", "sha256", "split", "text_bytes", "token_count"]
+            rows = file.read_row_groups(list(range(first, last + 1)), columns=names, use_threads=False)
+        rows = rows.slice(self.start - first * _ROWS_A_GROUP, self.count)
+        columns = [rows.column(name) for name in names]
+        columns[names.index("split")] = pa.array(_is_val(rows.column("split")))
+        return pa.table(columns, schema=RowsWriter.SCHEMA)
+
+
 class DocumentsWriter:
     """Writes `documents.parquet` of a data set, part by part in corpus order.
 
@@ -332,10 +355,9 @@ class DocumentsWriter:
         self._rows = 0
         self._tokens = {False: 0, True: 0}  # written so far, of train and val
 
-    def append(self, shard: str, rows: Path) -> None:
+    def append(self, shard: str, rows: RowRange) -> None:
         """Appends the rows of one part, which came from that shard."""
-        with pa.memory_map(str(rows)) as file:
-            table = pa.ipc.open_file(file).read_all()
+        table = rows.read()
         while table.num_rows:
             piece = table.slice(0, _ROWS_A_GROUP - self._rows)
             table = table.slice(piece.num_rows)
@@ -408,6 +430,15 @@ def read_document_rows(path: Path) -> Iterator[dict[str, Any]]:
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups):
             yield from file.read_row_group(group).to_pylist()
+
+
+def pick_document_rows(path: Path, numbers: list[int]) -> Iterator[dict[str, Any]]:
+    """The rows of a `documents.parquet` with these numbers, which ascend."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for group, wanted in itertools.groupby(numbers, lambda number: number // _ROWS_A_GROUP):
+            rows = file.read_row_group(group)
+            for number in wanted:
+                yield from rows.slice(number % _ROWS_A_GROUP, 1).to_pylist()
 
 
 def find_document_row(

@@ -9,12 +9,10 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 PARTIAL_SUFFIX = ".partial"
-CHECKSUM_BLOCK_BYTES = 64 * 1024 * 1024
 _READ_BYTES = 1024 * 1024
 
 
@@ -46,55 +44,6 @@ def crc32_file(path: Path) -> int:
         while chunk := file.read(_READ_BYTES):
             crc32 = zlib.crc32(chunk, crc32)
     return crc32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FileFacts:
-    """Size and checksums of one file, in hex; `block_sha256` has one entry for each 64 MiB."""
-
-    bytes: int
-    sha256: str
-    block_sha256: list[str]
-
-
-class Checksums:
-    """sha256 of a stream of bytes, whole and by block of 64 MiB, in one pass over it."""
-
-    def __init__(self) -> None:
-        self.bytes = 0
-        # One and the same in the first block: most files have no other.
-        self._whole = self._block = hashlib.sha256()
-        self._blocks = list[str]()
-
-    def update(self, data: bytes | memoryview) -> None:
-        """The next bytes, however many."""
-        rest = memoryview(data).cast("B")
-        while rest:
-            room = CHECKSUM_BLOCK_BYTES - self.bytes % CHECKSUM_BLOCK_BYTES
-            piece, rest = rest[:room], rest[room:]
-            self._whole.update(piece)
-            if self._block is not self._whole:
-                self._block.update(piece)
-            self.bytes += len(piece)
-            if len(piece) == room:
-                self._blocks.append(self._block.hexdigest())
-                self._block = hashlib.sha256()
-
-    def facts(self) -> FileFacts:
-        """Size and checksums of all bytes so far; the last block may be shorter than the others."""
-        last = [self._block.hexdigest()] if self.bytes % CHECKSUM_BLOCK_BYTES else []
-        return FileFacts(
-            bytes=self.bytes, sha256=self._whole.hexdigest(), block_sha256=[*self._blocks, *last]
-        )
-
-
-def checksums(path: Path) -> Checksums:
-    """The checksums of a whole file."""
-    sums = Checksums()
-    with named_errors(path), path.open("rb") as file:
-        while chunk := file.read(_READ_BYTES):
-            sums.update(chunk)
-    return sums
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Token files: raw little-endian unsigned integers, no header, each document followed by the end-of-text id.
 
-They are written part by part, so that parts can be encoded side by side, and joined in corpus order; a document's
+They are written part by part, so that parts can be encoded side by side, and joined in corpus order by `blocks`; a document's
 split is decided by a hash of its content, so that no other document and no order can move it.
 """
 
@@ -9,12 +9,13 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from storage.documents import Split, StoredBatch, write_rows
+from storage.blocks import FileRange
+from storage.documents import RowRange, Split, StoredBatch, write_rows
 from storage.errors import DatasetError
 from storage.files import named_errors
 
@@ -45,19 +46,26 @@ class SplitFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPart:
-    """The tokens of one stored shard, waiting to be joined: <path>.train, <path>.val, and the documents in <path>.rows."""
+    """The tokens of one stored shard and the rows of its documents, waiting to be joined.
 
-    path: Path
+    The tokens lie in files of their own, or where they belong, or are ranges of an earlier data set. What `is_transient` is
+    removed when it has been joined.
+    """
+
     train: SplitFacts
     val: SplitFacts
+    train_tokens: FileRange
+    val_tokens: FileRange
+    rows: RowRange
+    is_transient: bool
 
     def facts(self, split: Split) -> SplitFacts:
         """Sizes of a split."""
         return self.train if split == "train" else self.val
 
-    def file(self, what: Split | Literal["rows"]) -> Path:
-        """Where the tokens of a split lie, or the rows of the documents."""
-        return self.path.with_name(f"{self.path.name}.{what}")
+    def tokens(self, split: Split) -> FileRange:
+        """Where the tokens of a split lie."""
+        return self.train_tokens if split == "train" else self.val_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,17 +120,29 @@ def are_val(sha256: Sequence[bytes], val_fraction: float) -> npt.NDArray[np.bool
     return hashes < np.uint64(limit) if limit < 1 << 64 else np.ones(len(sha256), np.bool_)
 
 
-def write_token_part(path: Path, batches: Iterable[EncodedBatch], dtype: TokenDtype) -> TokenPart:
-    """Writes encoded documents, in their order, as the part at `path`.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenPlaces:
+    """Where the tokens of a part belong in the files of a data set, if their number is known before they are."""
 
-    The part is not flushed to the disk and has no record: it is to be joined in a moment, and a later build makes its own.
+    train: FileRange
+    val: FileRange
+
+
+def write_token_part(
+    path: Path, batches: Iterable[EncodedBatch], dtype: TokenDtype, places: TokenPlaces | None = None
+) -> TokenPart:
+    """Writes encoded documents, in their order: tokens to their places, else to <path>.train and <path>.val, and <path>.rows.
+
+    They are not flushed to the disk and have no record: they are to be joined in a moment, and a later build makes its own.
+    Raises DatasetError if the tokens do not fill their places.
     """
     facts: dict[Split, SplitFacts] = {split: SplitFacts() for split in SPLITS}
-    part = TokenPart(path=path, **facts)
+    rows_path = path.with_name(f"{path.name}.rows")
     path.parent.mkdir(parents=True, exist_ok=True)
     with named_errors(path), contextlib.ExitStack() as stack:
-        targets = {split: stack.enter_context(part.file(split).open("wb")) for split in SPLITS}
-        rows = stack.enter_context(write_rows(part.file("rows")))
+        targets = {split: stack.enter_context(_target(path, split, places)) for split in SPLITS}
+        starts = {split: targets[split].tell() for split in SPLITS}
+        rows = stack.enter_context(write_rows(rows_path))
         for batch in batches:
             text_bytes = np.fromiter(map(len, batch.stored.texts), np.int64, len(batch.stored.texts))
             rows.write(batch.stored, batch.is_val, text_bytes, batch.token_counts)
@@ -132,7 +152,35 @@ def write_token_part(path: Path, batches: Iterable[EncodedBatch], dtype: TokenDt
                 facts[split] += SplitFacts(
                     documents=int(mask.sum()), tokens=len(ids), text_bytes=int(text_bytes[mask].sum())
                 )
-    return TokenPart(path=path, **facts)
+    train, val = (
+        FileRange(
+            path=Path(targets[split].name),
+            start=starts[split],
+            bytes=facts[split].tokens * np.dtype(dtype).itemsize,
+        )
+        for split in SPLITS
+    )
+    if places and (train, val) != (places.train, places.val):
+        raise DatasetError(
+            f"{path}: has other tokens than its characters were counted to be; delete the folder documents and build again"
+        )
+    documents = sum(facts[split].documents for split in SPLITS)
+    return TokenPart(
+        **facts,
+        train_tokens=train,
+        val_tokens=val,
+        rows=RowRange(path=rows_path, start=0, count=documents),
+        is_transient=True,
+    )
+
+
+def _target(path: Path, split: Split, places: TokenPlaces | None) -> BinaryIO:
+    if not places:
+        return path.with_name(f"{path.name}.{split}").open("wb")
+    place = places.train if split == "train" else places.val
+    file = place.path.open("r+b")
+    file.seek(place.start)
+    return file
 
 
 def _stored(ids: TokenArray, dtype: TokenDtype) -> TokenArray:
@@ -142,9 +190,3 @@ def _stored(ids: TokenArray, dtype: TokenDtype) -> TokenArray:
         "an id above the vocabulary"
     )
     return np.ascontiguousarray(ids, stored)
-
-
-def remove_token_part(part: TokenPart) -> None:
-    """Removes the part, which has been joined."""
-    for path in (*map(part.file, SPLITS), part.file("rows")):
-        path.unlink(missing_ok=True)

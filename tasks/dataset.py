@@ -5,7 +5,7 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from model.tokenizer import CharacterCounts, CharTokenizer
+from storage.blocks import Block, write_block
 from storage.datasets import (
     Dataset,
     DatasetInputs,
@@ -26,19 +27,17 @@ from storage.datasets import (
 )
 from storage.documents import DocumentPart
 from storage.files import fingerprint, remove_partials
-from storage.tokens import SPLIT_RULE, TokenPart, remove_token_part, token_dtype
+from storage.tokens import SPLIT_RULE, TokenPart, token_dtype
 from storage.workspace import Workspace
+from tasks.characters import SplitCounts, count_parts
 from tasks.corpora import CATALOGUE, CorpusConfig, locate_shards, refuse_incomplete
 from tasks.dataset_report import write_report
-from tasks.encode import Encoding, encode, sample_part
+from tasks.encode import Encoding, encode, parts_to_encode, sample_part
 from tasks.engine import can_heal, road_task
 from tasks.ingest import (
     IngestedShard,
     RefusedShard,
-    SplitCounts,
-    count_characters,
     ingest,
-    noted_characters,
     recall,
     refuse_bad_shards,
     remember,
@@ -55,8 +54,8 @@ from tasks.tokenizers import (
     tokenizer_recipe,
     train_bpe,
 )
-from tasks.watch import Watch, pulse
-from tasks.workers import Workers, chosen_workers
+from tasks.watch import pulse
+from tasks.workers import Workers
 
 T = TypeVar("T")
 _log = logging.getLogger("brickroad.dataset")
@@ -85,7 +84,7 @@ def groups_of(items: Sequence[T], workers: int) -> list[Sequence[T]]:
 
 
 def sweep(workspace: Workspace) -> None:
-    """Removes what killed builds have left. To be called under the build's lock; a checkpoint may be being written."""
+    """Removes token parts, and what killed builds have left. To be called under the build's lock; a checkpoint may be being written."""
     for folder in (workspace.documents, workspace.datasets):
         remove_partials(folder)
     shutil.rmtree(workspace.tokens, ignore_errors=True)
@@ -135,12 +134,12 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
         inputs = inputs_fingerprint(config, ingested)
         if found := find_by_fingerprint(workspace.datasets, config.chosen_name, inputs):
             return found
-        facts = {"stages": clock.seconds, "peak_rss_bytes": memory.peak_bytes}
+        steps = (config, workspace, results, ingested, workers, threads, clock, memory)
         try:
-            return _encoded(config, workspace, results, ingested, workers, threads, facts)
+            return _encoded(*steps)
         except EncoderDiffers as error:
             _log.warning("%s; the reference encodes, more slowly", error)
-            return _encoded(config, workspace, results, ingested, workers, threads, facts, use_reference=True)
+            return _encoded(*steps, use_reference=True)
 
 
 def _encoded(
@@ -150,19 +149,23 @@ def _encoded(
     ingested: Sequence[IngestedShard],
     workers: Workers,
     threads: ThreadPoolExecutor,
-    facts: dict[str, Any],
+    clock: Stages,
+    memory: MemoryWatch,
     *,
     use_reference: bool = False,
 ) -> Dataset:
     parts = [item.part for item in ingested]
-    clock = Stages()
-    tokenizer = learn_tokenizer(config, parts, workspace.tokens, workers, use_reference=use_reference)
+    counts = count_parts(parts, config.chosen_val_fraction, workers)
+    tokenizer = learn_tokenizer(config, parts, counts, workspace.tokens, workers, use_reference=use_reference)
     clock.ended("learn")
-    write = partial(encode, encoding=encoding(config, workspace, parts, tokenizer), workers=workers)
-    encoded = itertools.chain.from_iterable(threads.map(write, [[numbered] for numbered in enumerate(parts)]))
-    facts = facts | {"stages": facts["stages"] | clock.seconds}
-    dataset = join(config, workspace, results, ingested, tokenizer, encoded, facts)
-    report(dataset, parts, workers)
+    settings = encoding(config, workspace, parts, tokenizer)
+    with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
+        to_encode = parts_to_encode(parts, settings, writer.place)
+        write = partial(encode, encoding=settings, workers=workers)
+        encoded = itertools.chain.from_iterable(threads.map(write, [[each] for each in to_encode]))
+        dataset = join(config, writer, results, ingested, tokenizer, encoded, workers, clock, memory)
+    sweep(workspace)
+    report(dataset, counts.all)
     return dataset
 
 
@@ -181,6 +184,7 @@ def inputs_fingerprint(config: CorpusConfig, ingested: Sequence[IngestedShard]) 
 def learn_tokenizer(
     config: CorpusConfig,
     parts: Sequence[DocumentPart],
+    counts: SplitCounts,
     folder: Path,
     workers: Workers,
     *,
@@ -191,9 +195,8 @@ def learn_tokenizer(
     `use_reference` encodes with the reference, not with the fastest program. Raises DatasetError if a split is empty.
     """
     fraction = config.chosen_val_fraction
+    refuse_empty_split(counts.documents - counts.val_documents, counts.val_documents, fraction)
     if config.tokenizer == "char":
-        counts = _counted(parts, fraction, workers)
-        refuse_empty_split(counts.documents - counts.val_documents, counts.val_documents, fraction)
         text = CharTokenizer.from_counts(counts.train(), coverage=config.character_coverage).to_json()
     elif config.tokenizer == "gpt2":
         text = gpt2_json()
@@ -204,21 +207,6 @@ def learn_tokenizer(
         text = tokenizer_path(config.tokenizer).read_text(encoding="utf-8")
     written = TokenizerFile.write(text, folder)
     return replace(written, encoder="tokenizers") if use_reference else written
-
-
-def _counted(parts: Sequence[DocumentPart], val_fraction: float, workers: Workers) -> SplitCounts:
-    """The characters of all parts: as noted, and counted again where the split was another one."""
-    counts, uncounted = SplitCounts(CharacterCounts(), CharacterCounts()), []
-    for part in parts:
-        if noted := noted_characters(part, val_fraction):
-            counts.merge(noted)
-        else:
-            uncounted.append((part, val_fraction))
-    with Watch("learn", total=len(uncounted), unit="shards") as watch:
-        for counted in workers.map(count_characters, uncounted):
-            counts.merge(counted)
-            watch.advance(1)
-    return counts
 
 
 def _sampled(parts: Sequence[DocumentPart], val_fraction: float, workers: Workers) -> list[str]:
@@ -248,18 +236,19 @@ def encoding(
 
 def join(
     config: CorpusConfig,
-    workspace: Workspace,
+    writer: DatasetWriter,
     results: Sequence[IngestedShard | RefusedShard],
     ingested: Sequence[IngestedShard],
     tokenizer: TokenizerFile,
     parts: Iterable[TokenPart],
-    facts: dict[str, Any],
+    workers: Workers,
+    clock: Stages,
+    memory: MemoryWatch,
 ) -> Dataset:
-    """Joins parts, which may still be being made, to a finished data set; each is removed then: it has their bytes.
+    """Joins parts, which may still be being made, to a finished data set.
 
-    `facts` are what the manifest is to tell about the build besides.
+    What `clock` and `memory` tell of the build so far goes into the manifest.
     """
-    began = time.monotonic()
     inputs = DatasetInputs(
         fingerprint=inputs_fingerprint(config, ingested),
         quarantined=[
@@ -275,21 +264,32 @@ def join(
         dtype=token_dtype(tokenizer.vocabulary_size),
         val_fraction=config.chosen_val_fraction,
     )
-    with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
-        for item, part in zip(ingested, parts, strict=True):
-            writer.append(_source(item, part), part)
-            remove_token_part(part)
-        stages = facts["stages"] | {"encode": time.monotonic() - began}
-        made = build_facts(config) | facts | {"stages": stages, "encoder": encoder_facts(tokenizer)}
-        dataset = writer.publish(inputs, made)
-    shutil.rmtree(workspace.tokens, ignore_errors=True)
-    return dataset
+    blocks = _blocks(writer, ingested, parts)
+    for sha256 in workers.map(write_block, ((block,) for block in blocks)):
+        writer.written(sha256)
+    clock.ended("encode")
+    facts = {
+        "workers": workers.count,
+        "stages": clock.seconds,
+        "peak_rss_bytes": memory.peak_bytes,
+        "encoder": encoder_facts(tokenizer),
+    }
+    return writer.publish(inputs, build_facts(config) | facts)
 
 
-def report(dataset: Dataset, parts: Sequence[DocumentPart], workers: Workers) -> Path:
+def _blocks(
+    writer: DatasetWriter, ingested: Sequence[IngestedShard], parts: Iterable[TokenPart]
+) -> Iterator[Block]:
+    """The blocks of a data set's token files, as soon as the parts that they consist of are there."""
+    for item, part in zip(ingested, parts, strict=True):
+        yield from writer.append(_source(item, part), part)
+    yield from writer.finish()
+
+
+def report(dataset: Dataset, characters: CharacterCounts) -> Path:
     """The page about a data set, in its folder; returns its path."""
     with pulse("report"):
-        return write_report(dataset, _counted(parts, dataset.manifest.val_fraction, workers).all)
+        return write_report(dataset, characters)
 
 
 def build_facts(config: CorpusConfig) -> dict[str, Any]:
@@ -298,7 +298,6 @@ def build_facts(config: CorpusConfig) -> dict[str, Any]:
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": asdict(config)
         | {"corpus": _absolute(config.corpus), "val_fraction": config.chosen_val_fraction},
-        "workers": chosen_workers(config.workers),
         "brickroad": version("brickroad"),
         "python": platform.python_version(),
         "pyarrow": version("pyarrow"),
@@ -331,6 +330,7 @@ locate_shards_task = road_task(
     "locate shards", retries=2, retry_delay_seconds=5, retry_condition_fn=can_heal
 )(locate_shards)
 ingest_task = road_task("ingest shards", tags=["xz"])(ingest)
+count_task = road_task("count characters")(count_parts)
 learn_tokenizer_task = road_task("learn tokenizer")(learn_tokenizer)
 encode_task = road_task("encode shards")(encode)
 join_task = road_task("join data set")(join)

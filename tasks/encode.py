@@ -2,22 +2,25 @@
 
 import functools
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from model.tokenizer import CharTokenizer
-from storage.documents import DocumentPart, read_texts
+from storage.blocks import FileRange
+from storage.documents import DocumentPart, Split, read_texts
 from storage.tokens import (
     SPLITS,
     EncodedBatch,
     TokenPart,
+    TokenPlaces,
     are_val,
     token_dtype,
     write_token_part,
 )
+from tasks.characters import PartCharacters
 from tasks.ingest import COPIES_OF_A_DOCUMENT
 from tasks.tokenizers import FastEncoder, LibraryTokenizer, TokenizerFile, check_encoder
 from tasks.workers import Workers
@@ -44,24 +47,59 @@ class Encoding:
         )
 
 
-def encode(
-    parts: Sequence[tuple[int, DocumentPart]], encoding: Encoding, workers: Workers
-) -> list[TokenPart]:
-    """The tokens of stored texts, part by part; each comes with its number, since two shards may have the same bytes. Raises EncoderDiffers if the fast encoder is not to be trusted."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartToEncode:
+    """A stored shard, by its number, since two shards may have the same bytes; and where its tokens belong, if that is known."""
+
+    number: int
+    part: DocumentPart
+    places: TokenPlaces | None = None
+
+
+def encode(parts: Sequence[PartToEncode], encoding: Encoding, workers: Workers) -> list[TokenPart]:
+    """The tokens of stored texts, part by part. Raises EncoderDiffers if the fast encoder is not to be trusted."""
     encoded = []
-    for number, part in parts:
-        with workers.memory(COPIES_OF_A_DOCUMENT * part.longest_bytes):
-            encoded.append(workers.run(encode_part, part, number, encoding, workers.resident_limit_bytes))
+    for each in parts:
+        with workers.memory(COPIES_OF_A_DOCUMENT * each.part.longest_bytes):
+            encoded.append(workers.run(encode_part, each, encoding, workers.resident_limit_bytes))
     return encoded
 
 
-def encode_part(part: DocumentPart, number: int, encoding: Encoding, resident_limit_bytes: int) -> TokenPart:
+def encode_part(each: PartToEncode, encoding: Encoding, resident_limit_bytes: int) -> TokenPart:
     """The tokens of one stored shard, as a worker makes them."""
     encoder = _encoder(encoding.tokenizer, resident_limit_bytes)
-    batches = _encoded(part, encoding, encoder)
     return write_token_part(
-        encoding.folder / f"{number:06d}", batches, token_dtype(encoding.tokenizer.vocabulary_size)
+        encoding.folder / f"{each.number:06d}",
+        _encoded(each.part, encoding, encoder),
+        token_dtype(encoding.tokenizer.vocabulary_size),
+        each.places,
     )
+
+
+def parts_to_encode(
+    parts: Sequence[DocumentPart], encoding: Encoding, place: Callable[[Split, int, int], FileRange]
+) -> list[PartToEncode]:
+    """The parts of a data set. Characters were counted when the text was stored, so that the number of their tokens is
+    known before: then their places are, by `place(split, start, bytes)`."""
+    numbered = [PartToEncode(number=number, part=part) for number, part in enumerate(parts)]
+    if encoding.tokenizer.encoder != "own":
+        return numbered
+    tokenizer = CharTokenizer.from_json(encoding.tokenizer.text())
+    ends: dict[Split, int] = dict.fromkeys(SPLITS, 0)
+    placed = []
+    for each in numbered:
+        characters = PartCharacters.noted(each.part, encoding.val_fraction)
+        if characters is None:  # counted for another split
+            return numbered
+        val = tokenizer.encoded_length(characters.val) + characters.val_documents
+        train = tokenizer.encoded_length(characters.all) + characters.documents - val
+        ranges = {}
+        for split, tokens in zip(SPLITS, (train, val), strict=True):
+            size = tokens * tokenizer.dtype.itemsize
+            ranges[split] = place(split, ends[split], size)
+            ends[split] += size
+        placed.append(replace(each, places=TokenPlaces(**ranges)))
+    return placed
 
 
 def sample_part(part: DocumentPart, val_fraction: float, share: float) -> list[str]:

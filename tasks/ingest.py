@@ -1,6 +1,5 @@
 """The one pass over a shard: decompress, prove complete, hash, normalise, count characters and store the text."""
 
-import base64
 import hashlib
 import itertools
 from collections.abc import Sequence
@@ -8,18 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from model.tokenizer import CharacterCounts
-from storage.documents import (
-    PART_FORMAT,
-    DocumentPart,
-    PartWriter,
-    TextBatch,
-    read_notes,
-    read_part,
-    read_texts,
-)
+from storage.documents import PART_FORMAT, DocumentPart, PartWriter, read_part
 from storage.errors import ShardError
 from storage.files import fingerprint, named_errors, sha256_file
 from storage.forms import (
@@ -33,8 +21,8 @@ from storage.forms import (
 from storage.known_files import KnownFiles, Signature
 from storage.shards import Shard, uncompressed_bytes
 from storage.tar_stream import MAX_MEMBER_BYTES
-from storage.tokens import are_val
 from storage.workspace import natural_order
+from tasks.characters import SplitCounts
 from tasks.workers import Workers
 
 # Of a long document at the same time, at most: while it is read (in the tar, in a batch, in Parquet's pages), and more of
@@ -63,39 +51,6 @@ class RefusedShard:
     location: str
     place: str
     reason: str
-
-
-@dataclass(slots=True)
-class SplitCounts:
-    """The characters of a stored shard, and of its val documents; and how many documents that are."""
-
-    all: CharacterCounts
-    val: CharacterCounts
-    documents: int = 0
-    val_documents: int = 0
-
-    def update(self, batch: TextBatch, digests: list[bytes], val_fraction: float) -> None:
-        """Counts documents with these content hashes."""
-        is_val, ends = are_val(digests, val_fraction), np.cumsum(batch.sizes)
-        self.all.update_utf8(batch.utf8)
-        for end, size in zip(ends[is_val].tolist(), batch.sizes[is_val].tolist(), strict=True):
-            self.val.update_utf8(batch.utf8[end - size : end])
-        self.documents += len(digests)
-        self.val_documents += int(is_val.sum())
-
-    def merge(self, other: "SplitCounts") -> None:
-        """Adds the counts of another shard."""
-        self.all.merge(other.all)
-        self.val.merge(other.val)
-        self.documents += other.documents
-        self.val_documents += other.val_documents
-
-    def train(self) -> CharacterCounts:
-        """The characters of the train documents."""
-        train = CharacterCounts()
-        train.merge(self.all)
-        train.remove(self.val)
-        return train
 
 
 def ingest(
@@ -221,27 +176,6 @@ def refuse_bad_shards(
     return sorted(good, key=lambda item: natural_order(item.name))[:limit_shards]
 
 
-def noted_characters(part: DocumentPart, val_fraction: float) -> SplitCounts | None:
-    """The characters of a stored shard as noted when it was read, or None if the split was another one then."""
-    noted = read_notes(part)["characters"]
-    if noted["val_fraction"] != val_fraction:
-        return None
-    return SplitCounts(
-        all=_unpacked(noted["all"]),
-        val=_unpacked(noted["val"]),
-        documents=part.documents,
-        val_documents=noted["val_documents"],
-    )
-
-
-def count_characters(part: DocumentPart, val_fraction: float) -> SplitCounts:
-    """The characters of a stored shard, counted again."""
-    counts = SplitCounts(CharacterCounts(), CharacterCounts())
-    for stored in read_texts(part):
-        counts.update(TextBatch.of(stored.members, stored.texts), stored.sha256, val_fraction)
-    return counts
-
-
 def _identified(shard: Shard) -> tuple[Shard, str]:
     """The shard, with its bytes in memory if they are not many, and their sha256."""
     with named_errors(Path(shard.location)), shard.open() as file:
@@ -261,7 +195,7 @@ def _stored(
     val_fraction: float,
     document_limit_bytes: int | None,
 ) -> DocumentPart:
-    counts = SplitCounts(CharacterCounts(), CharacterCounts())
+    counts = SplitCounts()
     with PartWriter(path) as writer:
         for batch in read_batches(shard, reading, document_limit_bytes=document_limit_bytes):
             digests = writer.write(
@@ -273,22 +207,8 @@ def _stored(
             counts.update(batch.texts, digests, val_fraction)
         if shard.content is None and sha256_file(Path(shard.location)) != sha256:
             raise shard.refused(_CHANGED)
-        characters = {
-            "val_fraction": val_fraction,
-            "all": _packed(counts.all),
-            "val": _packed(counts.val),
-            "val_documents": counts.val_documents,
-        }
+        characters = counts.as_part().to_json(val_fraction)
         return writer.finish(sha256, {"settings": _settings(reading), "characters": characters})
-
-
-def _packed(counts: CharacterCounts) -> str:
-    """Counts as text that is read back a hundred times as fast as numbers in JSON: twenty thousand shards have some."""
-    return base64.b64encode(counts.pairs().astype("<i8").tobytes()).decode()
-
-
-def _unpacked(text: str) -> CharacterCounts:
-    return CharacterCounts.from_pairs(np.frombuffer(base64.b64decode(text), "<i8"))
 
 
 def _settings(reading: Reading) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from model.tokenizer import Tokenizer
 from storage.datasets import Dataset
-from storage.documents import Split, document_columns, find_document_row, read_document_rows
+from storage.documents import Split, document_columns, find_document_row, pick_document_rows
 from storage.errors import DatasetError
 from tasks.tokenizers import load_tokenizer
 
@@ -90,13 +90,12 @@ def trace_document(dataset: Dataset, sha256: str) -> Origin:
 
 def sample_documents(dataset: Dataset, split: Split, count: int, seed: int) -> Iterator[Origin]:
     """Documents of a split drawn by chance, the same for the same seed."""
-    total = dataset.facts(split).documents
-    chosen = set(random.Random(seed).sample(range(total), min(count, total)))
-    tokenizer, number = load_tokenizer(dataset.tokenizer_json()), -1
-    for row in read_document_rows(dataset.path / "documents.parquet"):
-        number += row["split"] == split
-        if row["split"] == split and number in chosen:
-            yield _origin(dataset, tokenizer, row)
+    path = dataset.path / "documents.parquet"
+    of_split = np.flatnonzero(document_columns(path, ["split"])["split"] == (split == "val"))
+    chosen = random.Random(seed).sample(range(len(of_split)), min(count, len(of_split)))
+    tokenizer = load_tokenizer(dataset.tokenizer_json())
+    for row in pick_document_rows(path, of_split[sorted(chosen)].tolist()):
+        yield _origin(dataset, tokenizer, row)
 
 
 def _origin(dataset: Dataset, tokenizer: Tokenizer, row: dict[str, Any], token: int | None = None) -> Origin:

@@ -1,0 +1,146 @@
+"""Large files, written and checked block by block, so that any number of processes can work on one of them.
+
+A file's identity is made from the sha256 of each of its blocks of 64 MiB: one pass over the bytes, side by side, and damage
+is known to within a block. A file of one block has the sha256 that any other program gives it.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.files import named_errors
+
+BLOCK_BYTES = 64 << 20
+_COPY_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileFacts:
+    """Size and checksums of one file, in hex. `sha256` is that of its only block, or else of the blocks' sha256, 32 bytes
+    each, one after another."""
+
+    bytes: int
+    sha256: str
+    block_sha256: list[str]
+
+    @classmethod
+    def of(cls, size: int, block_sha256: list[str]) -> "FileFacts":
+        """The facts of a file of so many bytes, with such blocks; the last may be shorter than the others."""
+        if len(block_sha256) <= 1:
+            whole = "".join(block_sha256) or hashlib.sha256().hexdigest()
+        else:
+            whole = hashlib.sha256(bytes.fromhex("".join(block_sha256))).hexdigest()
+        return cls(bytes=size, sha256=whole, block_sha256=block_sha256)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRange:
+    """Neighbouring bytes of a file."""
+
+    path: Path
+    start: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """One block of a file that is being put together, and the ranges that it is made of: of other files, or of this file,
+    where somebody has written them already."""
+
+    path: Path
+    number: int
+    pieces: list[FileRange]
+
+
+class BlockwiseFile:
+    """Cuts a file, that is to consist of ranges of files, into blocks which can be written in any order."""
+
+    def __init__(self, path: Path) -> None:
+        """The file is made here, empty."""
+        path.touch()
+        self.path = path
+        self._next: list[FileRange] = []
+        self._room = BLOCK_BYTES
+        self._blocks = 0
+        self.bytes = 0
+
+    def append(self, piece: FileRange) -> Iterator[Block]:
+        """The blocks that are known whole, now that these bytes follow."""
+        self.bytes += piece.bytes
+        start, rest = piece.start, piece.bytes
+        while rest:
+            size = min(rest, self._room)
+            self._next.append(FileRange(path=piece.path, start=start, bytes=size))
+            start, rest, self._room = start + size, rest - size, self._room - size
+            if not self._room:
+                yield self._cut()
+
+    def finish(self) -> Iterator[Block]:
+        """The last block, unless the file ends with a whole one."""
+        if self._next:
+            yield self._cut()
+
+    def _cut(self) -> Block:
+        block = Block(path=self.path, number=self._blocks, pieces=self._next)
+        self._next, self._room = [], BLOCK_BYTES
+        self._blocks += 1
+        return block
+
+
+def write_block(block: Block) -> str:
+    """Writes a block to its place in its file, unless it is there; returns its sha256 in hex. May be done again."""
+    sha256 = hashlib.sha256()
+    with block.path.open("r+b", buffering=0) as target:
+        place = block.number * BLOCK_BYTES
+        for piece in block.pieces:
+            is_there = piece.path == block.path
+            assert not is_there or piece.start == place
+            for chunk in _chunks(piece):
+                sha256.update(chunk)
+                if not is_there:
+                    with named_errors(block.path):
+                        _write_at(target.fileno(), chunk, place)
+                place += len(chunk)
+    return sha256.hexdigest()
+
+
+def file_facts(path: Path) -> FileFacts:
+    """Size and checksums of a file, its blocks side by side."""
+    with named_errors(path):
+        size = path.stat().st_size
+        starts = range(0, size, BLOCK_BYTES)
+        ranges = [FileRange(path=path, start=start, bytes=min(BLOCK_BYTES, size - start)) for start in starts]
+        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+            return FileFacts.of(size, list(threads.map(range_sha256, ranges)))
+
+
+def range_sha256(piece: FileRange) -> str:
+    """sha256, in hex, of these bytes."""
+    sha256 = hashlib.sha256()
+    for chunk in _chunks(piece):
+        sha256.update(chunk)
+    return sha256.hexdigest()
+
+
+def _chunks(piece: FileRange) -> Iterator[memoryview]:
+    """The bytes of a range. Raises OSError if the file has ended before them."""
+    buffer = memoryview(bytearray(min(_COPY_BYTES, piece.bytes)))
+    with named_errors(piece.path), piece.path.open("rb", buffering=0) as file:
+        file.seek(piece.start)
+        left = piece.bytes
+        while left:
+            size = file.readinto(buffer[: min(left, len(buffer))])
+            if not size:
+                raise OSError(f"is shorter than it was; {left:,} bytes are missing")
+            yield buffer[:size]
+            left -= size
+
+
+def _write_at(descriptor: int, data: memoryview, place: int) -> None:
+    """All of the data: a system call may write less, on a disk that is getting full, and call that no error."""
+    while data:
+        written = os.pwrite(descriptor, data, place)
+        data, place = data[written:], place + written

@@ -1,0 +1,126 @@
+"""The characters of stored texts, by split: vocabularies, the sizes of token files and the report are made from them.
+
+They are counted in the one pass over a shard and noted beside its text; another val fraction counts them again.
+"""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from model.tokenizer import CharacterCounts
+from storage.documents import DocumentPart, TextBatch, read_notes, read_texts
+from storage.tokens import are_val
+from tasks.watch import Watch
+from tasks.workers import Workers
+
+Pairs = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartCharacters:
+    """The characters of one stored shard, and of its val documents among them: [distinct, 2], code points and counts."""
+
+    all: Pairs
+    val: Pairs
+    documents: int
+    val_documents: int
+
+    def to_json(self, val_fraction: float) -> dict[str, Any]:
+        """As it is noted beside the text, with the fraction that decided the split."""
+        return {
+            "val_fraction": val_fraction,
+            "all": _packed(self.all),
+            "val": _packed(self.val),
+            "val_documents": self.val_documents,
+        }
+
+    @classmethod
+    def noted(cls, part: DocumentPart, val_fraction: float) -> Self | None:
+        """As noted when the shard was read, or None if the split was another one then."""
+        noted = read_notes(part)["characters"]
+        if noted["val_fraction"] != val_fraction:
+            return None
+        return cls(
+            all=_unpacked(noted["all"]),
+            val=_unpacked(noted["val"]),
+            documents=part.documents,
+            val_documents=noted["val_documents"],
+        )
+
+
+@dataclass(slots=True)
+class SplitCounts:
+    """How often each character occurs in documents, and in the val documents among them; and how many documents those are."""
+
+    all: CharacterCounts = field(default_factory=CharacterCounts)
+    val: CharacterCounts = field(default_factory=CharacterCounts)
+    documents: int = 0
+    val_documents: int = 0
+
+    def update(self, batch: TextBatch, digests: list[bytes], val_fraction: float) -> None:
+        """Counts documents with these content hashes."""
+        is_val, ends = are_val(digests, val_fraction), np.cumsum(batch.sizes)
+        self.all.update_utf8(batch.utf8)
+        for end, size in zip(ends[is_val].tolist(), batch.sizes[is_val].tolist(), strict=True):
+            self.val.update_utf8(batch.utf8[end - size : end])
+        self.documents += len(digests)
+        self.val_documents += int(is_val.sum())
+
+    def add(self, part: PartCharacters) -> None:
+        """Adds the counts of another shard."""
+        self.all.add_pairs(part.all)
+        self.val.add_pairs(part.val)
+        self.documents += part.documents
+        self.val_documents += part.val_documents
+
+    def as_part(self) -> PartCharacters:
+        """The same, as it travels and is noted."""
+        return PartCharacters(
+            all=self.all.pairs(),
+            val=self.val.pairs(),
+            documents=self.documents,
+            val_documents=self.val_documents,
+        )
+
+    def train(self) -> CharacterCounts:
+        """The characters of the train documents."""
+        train = CharacterCounts()
+        train.merge(self.all)
+        train.remove(self.val)
+        return train
+
+
+def count_part(part: DocumentPart, val_fraction: float) -> PartCharacters:
+    """The characters of a stored shard, counted again."""
+    counts = SplitCounts()
+    for stored in read_texts(part):
+        counts.update(TextBatch.of(stored.members, stored.texts), stored.sha256, val_fraction)
+    return counts.as_part()
+
+
+def count_parts(parts: Sequence[DocumentPart], val_fraction: float, workers: Workers) -> SplitCounts:
+    """The characters of all parts: as noted, and counted again where the split was another one."""
+    counts, uncounted = SplitCounts(), []
+    for part in parts:
+        if noted := PartCharacters.noted(part, val_fraction):
+            counts.add(noted)
+        else:
+            uncounted.append((part, val_fraction))
+    with Watch("count", total=len(uncounted), unit="shards") as watch:
+        for counted in workers.map(count_part, uncounted):
+            counts.add(counted)
+            watch.advance(1)
+    return counts
+
+
+def _packed(pairs: Pairs) -> str:
+    """Counts as text that is read back a hundred times as fast as numbers in JSON: twenty thousand shards have some."""
+    return base64.b64encode(pairs.astype("<i8").tobytes()).decode()
+
+
+def _unpacked(text: str) -> Pairs:
+    return np.frombuffer(base64.b64decode(text), "<i8").reshape(-1, 2)
