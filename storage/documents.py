@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.errors import DatasetError, Malformed
-from storage.files import Together, crc32_file, named_errors, sha256_text
+from storage.files import Together, crc32_file, named_errors, sha256_text, write_pieces
 
 PART_FORMAT = 2
 _ROWS_A_GROUP = 65_536
@@ -197,7 +197,8 @@ class _CountedFile:
     def write(self, data: bytes) -> int:
         self.bytes += len(data)
         self.crc32 = zlib.crc32(data, self.crc32)
-        return self._file.write(data)
+        write_pieces(self._file, data)
+        return len(data)
 
     def tell(self) -> int:
         return self.bytes

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from storage.blocks import FileRange
 from storage.documents import RowRange, Split, StoredBatch, write_rows
 from storage.errors import DatasetError
-from storage.files import named_errors
+from storage.files import named_errors, write_pieces
 
 TokenArray = npt.NDArray[np.unsignedinteger]
 TokenDtype = Literal["uint16", "uint32"]
@@ -148,7 +148,7 @@ def write_token_part(
             rows.write(batch.stored, batch.is_val, text_bytes, batch.token_counts)
             for split in SPLITS:
                 mask, ids = batch.is_val == (split == "val"), _stored(batch.ids[split], dtype)
-                targets[split].write(ids.data)
+                write_pieces(targets[split], ids.data)
                 facts[split] += SplitFacts(
                     documents=int(mask.sum()), tokens=len(ids), text_bytes=int(text_bytes[mask].sum())
                 )
