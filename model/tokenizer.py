@@ -99,15 +99,18 @@ class CharacterCounts:
 
     def update_utf8(self, utf8: bytes) -> None:
         """Counts the characters of one more text, or of several joined."""
+        # Two bytes at a time take half as long, and the few that are not ASCII are then looked at by themselves.
+        pairs, high = np.zeros(1 << 16, np.int64), list[npt.NDArray[np.uint8]]()
         for piece in _pieces(utf8):
-            # Two bytes at a time take half as long, and the few that are not ASCII are then looked at by themselves.
-            pairs = np.bincount(piece[: len(piece) & ~1].view("<u2"), minlength=1 << 16).reshape(256, 256)
-            self._counts[:128] += (pairs.sum(axis=0) + pairs.sum(axis=1))[:128]
-            high = piece[piece >= 0x80]
+            pairs += np.bincount(piece[: len(piece) & ~1].view("<u2"), minlength=1 << 16)
             if len(piece) % 2 and piece[-1] < 0x80:
                 self._counts[piece[-1]] += 1
-            if high.size:
-                self._add(np.bincount(_code_points(high.tobytes().decode("utf-8", "surrogatepass"))))
+            high.append(piece[piece >= 0x80])
+        table = pairs.reshape(256, 256)
+        self._counts[:128] += (table.sum(axis=0) + table.sum(axis=1))[:128]
+        not_ascii = np.concatenate([np.empty(0, np.uint8), *high]).tobytes()
+        if not_ascii:
+            self._add(np.bincount(_code_points(not_ascii.decode("utf-8", "surrogatepass"))))
 
     def merge(self, other: "CharacterCounts") -> None:
         """Adds the counts of another stream."""

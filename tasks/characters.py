@@ -65,8 +65,8 @@ class SplitCounts:
         """Counts documents with these content hashes."""
         is_val, ends = are_val(digests, val_fraction), np.cumsum(batch.sizes)
         self.all.update_utf8(batch.utf8)
-        for end, size in zip(ends[is_val].tolist(), batch.sizes[is_val].tolist(), strict=True):
-            self.val.update_utf8(batch.utf8[end - size : end])
+        of_val = zip(ends[is_val].tolist(), batch.sizes[is_val].tolist(), strict=True)
+        self.val.update_utf8(b"".join(batch.utf8[end - size : end] for end, size in of_val))
         self.documents += len(digests)
         self.val_documents += int(is_val.sum())
 
