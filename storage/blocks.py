@@ -4,6 +4,7 @@ A file's identity is made from the sha256 of each of its blocks of 64 MiB: one p
 is known to within a block. A file of one block has the sha256 that any other program gives it.
 """
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -146,7 +147,9 @@ def _chunks(piece: FileRange) -> Iterator[memoryview]:
         while left:
             size = file.readinto(buffer[: min(left, len(buffer))])
             if not size:
-                raise OSError(f"is shorter than it was; {left:,} bytes are missing")
+                raise OSError(
+                    errno.EIO, f"is shorter than it was; {left:,} bytes are missing", str(piece.path)
+                )
             yield buffer[:size]
             left -= size
 

@@ -331,6 +331,8 @@ class RowRange:
         if self.path.suffix != ".parquet":
             with pa.memory_map(str(self.path)) as file:
                 return pa.ipc.open_file(file).read_all().slice(self.start, self.count)
+        if not self.count:
+            return RowsWriter.SCHEMA.empty_table()
         with pq.ParquetFile(self.path, page_checksum_verification=True) as file:
             first, last = self.start // _ROWS_A_GROUP, (self.start + self.count - 1) // _ROWS_A_GROUP
             names = ["member", "sha256", "split", "text_bytes", "token_count"]

@@ -5,7 +5,7 @@ import gc
 import json
 import random
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from bad_disks import fail_flush, small_disk
 
+from storage.blocks import file_facts, write_block
 from storage.datasets import (
     Dataset,
     DatasetInputs,
@@ -29,14 +30,13 @@ from storage.datasets import (
 )
 from storage.documents import StoredBatch, read_document_rows
 from storage.errors import DatasetError
-from storage.files import checksums, sha256_file, sha256_text
+from storage.files import sha256_file, sha256_text
 from storage.tokens import (
     SPLITS,
     EncodedBatch,
     TokenArray,
     TokenPart,
     are_val,
-    remove_token_part,
     split_of,
     write_token_part,
 )
@@ -105,6 +105,19 @@ def parts_of(folder: Path, texts: Sequence[str], cuts: Sequence[int]) -> Iterato
         yield source, part
 
 
+def join(writer: DatasetWriter, parts: Iterable[tuple[Source, TokenPart]]) -> None:
+    """Appends the parts, and writes each block as soon as it is given."""
+    for each in parts:
+        join_one(writer, each)
+    for block in writer.finish():
+        writer.written(write_block(block))
+
+
+def join_one(writer: DatasetWriter, each: tuple[Source, TokenPart]) -> None:
+    for block in writer.append(*each):
+        writer.written(write_block(block))
+
+
 def publish(
     folder: Path,
     texts: Sequence[str] = TEXTS,
@@ -115,9 +128,7 @@ def publish(
 ) -> Dataset:
     """The texts as a data set of as many shards as there are cuts, and one; no part is left."""
     with DatasetWriter(folder / "datasets", name) as writer:
-        for source, part in parts_of(folder, texts, cuts):
-            writer.append(source, part)
-            remove_token_part(part)
+        join(writer, parts_of(folder, texts, cuts))
         return writer.publish(inputs_of(fingerprint), {"created_at": created})
 
 
@@ -196,7 +207,7 @@ def test_the_manifest_tells_the_checksums_of_each_file_and_the_tokens_of_each_so
 ) -> None:
     manifest = dataset.manifest
     for name, facts in manifest.files.items():
-        assert facts == checksums(dataset.path / name).facts()
+        assert facts == file_facts(dataset.path / name)
     assert [source.name for source in manifest.sources] == ["s-0.xz", "s-1.xz", "s-2.xz"]
     assert sum(source.train_tokens for source in manifest.sources) == manifest.train.tokens
     assert sum(source.val_tokens for source in manifest.sources) == manifest.val.tokens
@@ -227,7 +238,7 @@ def test_a_writer_that_fails_leaves_nothing_and_says_nothing_more(appended: int,
     parts = list(parts_of(tmp_path, TEXTS, (20, 40)))
     with pytest.raises(KeyboardInterrupt), DatasetWriter(tmp_path / "datasets", "oz") as writer:
         for source, part in parts[:appended]:
-            writer.append(source, part)
+            list(writer.append(source, part))
         raise KeyboardInterrupt
     del writer
     gc.collect()  # what is open still would be closed now, and complain
@@ -236,13 +247,12 @@ def test_a_writer_that_fails_leaves_nothing_and_says_nothing_more(appended: int,
 
 def test_a_part_that_is_gone_is_an_error_that_names_it_and_publishes_nothing(tmp_path: Path) -> None:
     parts = list(parts_of(tmp_path, TEXTS, (20, 40)))
-    remove_token_part(parts[1][1])
+    parts[1][1].train_tokens.path.unlink()
     with (
         pytest.raises(FileNotFoundError, match=r"tokens/.*-1\.train"),
         DatasetWriter(tmp_path / "datasets", "oz") as writer,
     ):
-        for source, part in parts:
-            writer.append(source, part)
+        join(writer, parts)
     assert list_datasets(tmp_path / "datasets") == []
 
 
@@ -258,10 +268,12 @@ def test_a_full_disk_names_the_path_and_never_publishes_less_than_all(kilobytes:
         room.write_bytes(bytes(16_000))
         try:
             with DatasetWriter(disk / "datasets", "oz") as writer:
-                for source, part in parts:
-                    writer.append(source, part)
+                for each in parts:
+                    join_one(writer, each)
                     if shutil.disk_usage(disk).free == 0:
                         room.unlink(missing_ok=True)
+                for block in writer.finish():
+                    writer.written(write_block(block))
                 dataset = writer.publish(inputs_of(), {"created_at": "2024"})
             assert problems(dataset) == []
             assert kilobytes > 560
@@ -468,8 +480,8 @@ def test_checksums_of_blocks_that_are_too_few_are_no_crash(dataset: Dataset) -> 
         "null",
         "3",
         "{}",
-        '{"format_version": 2}',
-        '{"format_version": 2, "files": [], "train": {}}',
+        '{"format_version": 3}',
+        '{"format_version": 3, "files": [], "train": {}}',
         "[" * 100_000,
     ],
 )
@@ -502,9 +514,9 @@ def test_bytes_that_are_not_text_are_no_manifest(dataset: Dataset) -> None:
 
 def test_another_format_and_an_unfinished_folder_are_refused(dataset: Dataset) -> None:
     path = dataset.path / "manifest.json"
-    for version in (1, 99):
+    for version in (1, 2, 99):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": version}))
-        with pytest.raises(DatasetError, match=f"format {version} is not 2; build it again"):
+        with pytest.raises(DatasetError, match=f"format {version} is not 3; build it again"):
             read_dataset(dataset.path)
     path.unlink()
     for place in (dataset.path, dataset.path / "nowhere", dataset.path / "train.bin"):

@@ -20,6 +20,7 @@ from storage.documents import (
     DocumentPart,
     DocumentsWriter,
     PartWriter,
+    RowRange,
     StoredBatch,
     TextBatch,
     is_parquet,
@@ -281,7 +282,7 @@ def test_a_stored_part_is_a_parquet_that_anyone_can_read(tmp_path: Path) -> None
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def write_part_rows(path: Path, begin: int, sizes: Sequence[int]) -> None:
+def write_part_rows(path: Path, begin: int, sizes: Sequence[int]) -> RowRange:
     """Rows of a part in batches of these sizes: every seventh document is val, document n has n % 5 + 1 tokens."""
     with write_rows(path) as writer:
         for size in sizes:
@@ -293,9 +294,10 @@ def write_part_rows(path: Path, begin: int, sizes: Sequence[int]) -> None:
             )
             writer.write(stored, numbers % 7 == 0, numbers * 3, numbers % 5 + 1)
             begin += size
+    return RowRange(path=path, start=0, count=sum(sizes))
 
 
-def join(path: Path, parts: Sequence[tuple[str, Path]]) -> list[dict[str, object]]:
+def join(path: Path, parts: Sequence[tuple[str, RowRange]]) -> list[dict[str, object]]:
     with path.open("wb") as file:
         writer = DocumentsWriter(file)
         for shard, rows in parts:
@@ -332,8 +334,7 @@ def test_rows_are_placed_after_the_tokens_of_the_documents_before(
     monkeypatch.setattr(documents, "_ROWS_A_GROUP", rows_a_group)
     sizes, parts, begin = [0, 3, 10, 7, 25, 0, 1], [], 0
     for number, size in enumerate(sizes):
-        parts.append((f"s-{number}.xz", tmp_path / f"{number}.rows"))
-        write_part_rows(parts[-1][1], begin, [size])
+        parts.append((f"s-{number}.xz", write_part_rows(tmp_path / f"{number}.rows", begin, [size])))
         begin += size
     assert join(tmp_path / "all.parquet", parts) == expected_rows(sizes)
     with pq.ParquetFile(tmp_path / "all.parquet") as file:
@@ -358,26 +359,47 @@ def test_the_bytes_do_not_depend_on_how_a_shard_was_cut_into_batches(
             parts, begin = [], 0
             for number, size in enumerate(sizes):
                 cut = data.draw(st.integers(0, size)) if how == "batches" else 0
-                parts.append((f"s-{number}.xz", folder / f"{how}-{number}.rows"))
-                write_part_rows(parts[-1][1], begin, [cut, size - cut] if how == "batches" else [size])
+                batches = [cut, size - cut] if how == "batches" else [size]
+                rows = write_part_rows(folder / f"{how}-{number}.rows", begin, batches)
+                parts.append((f"s-{number}.xz", rows))
                 begin += size
             assert join(folder / how, parts) == expected_rows(sizes)
     assert sha256_file(folder / "whole") == sha256_file(folder / "batches")
 
 
+@pytest.mark.parametrize("rows_a_group", [1, 7, 10, 65_536])
+def test_rows_come_from_an_earlier_data_set_as_from_a_part(
+    rows_a_group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(documents, "_ROWS_A_GROUP", rows_a_group)
+    sizes = [4, 0, 13, 20, 0]
+    starts = [sum(sizes[:number]) for number in range(len(sizes))]
+    fresh = [
+        (f"s-{number}.xz", write_part_rows(tmp_path / f"{number}.rows", start, [size]))
+        for number, (start, size) in enumerate(zip(starts, sizes, strict=True))
+    ]
+    join(tmp_path / "earlier.parquet", fresh)
+    reused = [
+        (name, RowRange(path=tmp_path / "earlier.parquet", start=start, count=rows.count))
+        for start, (name, rows) in zip(starts, fresh, strict=True)
+    ]
+    for mixed in (reused, [fresh[0], *reused[1:3], *fresh[3:]]):
+        assert join(tmp_path / "again.parquet", mixed) == expected_rows(sizes)
+        assert sha256_file(tmp_path / "again.parquet") == sha256_file(tmp_path / "earlier.parquet")
+
+
 def test_rows_of_a_part_may_be_removed_as_soon_as_they_are_appended(tmp_path: Path) -> None:
-    write_part_rows(tmp_path / "a.rows", 0, [10])
-    write_part_rows(tmp_path / "b.rows", 10, [10])
+    parts = [write_part_rows(tmp_path / "a.rows", 0, [10]), write_part_rows(tmp_path / "b.rows", 10, [10])]
     with (tmp_path / "all.parquet").open("wb") as file:
         writer = DocumentsWriter(file)
-        for number, name in enumerate("ab"):
-            writer.append(f"s-{number}.xz", tmp_path / f"{name}.rows")
-            (tmp_path / f"{name}.rows").unlink()
+        for number, rows in enumerate(parts):
+            writer.append(f"s-{number}.xz", rows)
+            rows.path.unlink()
         writer.close()
     assert list(read_document_rows(tmp_path / "all.parquet")) == expected_rows([10, 10])
 
 
 def test_no_rows_are_a_file_without_rows(tmp_path: Path) -> None:
-    write_part_rows(tmp_path / "a.rows", 0, [])
-    assert join(tmp_path / "all.parquet", [("s-0.xz", tmp_path / "a.rows")]) == []
+    rows = write_part_rows(tmp_path / "a.rows", 0, [])
+    assert join(tmp_path / "all.parquet", [("s-0.xz", rows)]) == []
     assert join(tmp_path / "none.parquet", []) == []

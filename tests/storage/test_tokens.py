@@ -9,12 +9,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from bad_disks import small_disk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from storage.blocks import FileRange
 from storage.documents import StoredBatch
 from storage.errors import DatasetError
 from storage.files import sha256_text
@@ -25,8 +25,8 @@ from storage.tokens import (
     TokenDtype,
     TokenFile,
     TokenPart,
+    TokenPlaces,
     are_val,
-    remove_token_part,
     split_of,
     token_dtype,
     write_token_part,
@@ -92,8 +92,7 @@ def write(
 
 
 def rows_of(part: TokenPart) -> list[dict[str, object]]:
-    with pa.memory_map(str(part.file("rows"))) as file:
-        return pa.ipc.open_file(file).read_all().to_pylist()  # type: ignore[no-any-return]
+    return part.rows.read().to_pylist()  # type: ignore[no-any-return]
 
 
 # --- split ------------------------------------------------------------------------------------------------------------
@@ -208,14 +207,18 @@ def test_a_part_is_raw_little_endian_with_an_end_after_each_document(
     for split in SPLITS:
         chosen = [document for document in documents if document.split == split]
         expected = [i for document in chosen for i in [*document.ids, END]]
-        assert part.file(split).read_bytes() == np.array(expected, letter).tobytes()
+        assert part.tokens(split).path.read_bytes() == np.array(expected, letter).tobytes()
         assert part.facts(split) == SplitFacts(
             documents=len(chosen), tokens=len(expected), text_bytes=sum(len(d.text) for d in chosen)
         )
-        opened = TokenFile(path=part.file(split), dtype=dtype, tokens=len(expected)).open()
+        opened = TokenFile(path=part.tokens(split).path, dtype=dtype, tokens=len(expected)).open()
         assert opened.tolist() == expected
         assert len(chosen) > 5
-    assert sorted(path.name for path in part.path.parent.iterdir()) == ["part.rows", "part.train", "part.val"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        "part.rows",
+        "part.train",
+        "part.val",
+    ]
 
 
 def test_ids_of_a_wider_or_a_narrower_type_are_stored_in_that_of_the_data_set(tmp_path: Path) -> None:
@@ -224,15 +227,15 @@ def test_ids_of_a_wider_or_a_narrower_type_are_stored_in_that_of_the_data_set(tm
     wider = write_token_part(tmp_path / "wider", batches_of(documents, dtype="uint32"), "uint16")
     narrower = write_token_part(tmp_path / "narrower", batches_of(documents, dtype="uint16"), "uint32")
     for split in SPLITS:
-        assert wider.file(split).read_bytes() == expected.file(split).read_bytes()
-        ids = np.fromfile(expected.file(split), "<u2")
-        assert narrower.file(split).read_bytes() == ids.astype("<u4").tobytes()
+        assert wider.tokens(split).path.read_bytes() == expected.tokens(split).path.read_bytes()
+        ids = np.fromfile(expected.tokens(split).path, "<u2")
+        assert narrower.tokens(split).path.read_bytes() == ids.astype("<u4").tobytes()
 
 
 def test_rows_map_each_document_to_its_tokens(tmp_path: Path) -> None:
     documents = some_documents(30)
     part = write(tmp_path / "part", documents)
-    rest = {split: np.fromfile(part.file(split), "<u2").tolist() for split in SPLITS}
+    rest = {split: np.fromfile(part.tokens(split).path, "<u2").tolist() for split in SPLITS}
     for document, row in zip(documents, rows_of(part), strict=True):
         tokens = rest["val" if row["is_val"] else "train"]
         count = int(row["token_count"])  # type: ignore[call-overload]
@@ -250,11 +253,11 @@ def test_rows_map_each_document_to_its_tokens(tmp_path: Path) -> None:
 def test_a_part_of_no_documents_or_of_one_split_alone_is_a_part(tmp_path: Path) -> None:
     part = write(tmp_path / "none", [])
     assert (part.train, part.val, rows_of(part)) == (SplitFacts(), SplitFacts(), [])
-    assert [part.file(split).read_bytes() for split in SPLITS] == [b"", b""]
+    assert [part.tokens(split).path.read_bytes() for split in SPLITS] == [b"", b""]
     only_train = [document for document in some_documents(30) if document.split == "train"]
     part = write(tmp_path / "train", only_train)
     assert part.val == SplitFacts()
-    assert part.file("val").read_bytes() == b""
+    assert part.val_tokens.path.read_bytes() == b""
     assert part.train.documents == len(only_train) == len(rows_of(part))
 
 
@@ -278,18 +281,41 @@ def test_a_part_is_written_anew_over_the_rest_of_one_that_was_killed(tmp_path: P
         write_token_part(tmp_path / "part", failing(), "uint16")
     part = write(tmp_path / "part", some_documents(9))
     assert (part.train, part.val) == (expected.train, expected.val)
-    for what in (*SPLITS, "rows"):
-        assert part.file(what).read_bytes() == expected.file(what).read_bytes()  # type: ignore[arg-type]
+    for what in ("train", "val", "rows"):
+        assert (tmp_path / f"part.{what}").read_bytes() == (tmp_path / f"whole.{what}").read_bytes()
 
 
-def test_a_part_that_was_joined_is_removed_and_its_neighbours_stay(tmp_path: Path) -> None:
-    part, other = write(tmp_path / "part", some_documents(9)), write(tmp_path / "part2", some_documents(9))
-    (tmp_path / "part").write_text("mine")
-    for _ in range(2):
-        remove_token_part(part)
-        names = sorted(path.name for path in tmp_path.iterdir())
-        assert names == ["part", "part2.rows", "part2.train", "part2.val"]
-    assert rows_of(other)
+def test_tokens_go_to_their_places_and_touch_nothing_beside_them(tmp_path: Path) -> None:
+    documents = some_documents(50)
+    expected = write(tmp_path / "own", documents)
+    whole = tmp_path / "train.bin"
+    whole.write_bytes(b"x" * 5000)
+    places = TokenPlaces(
+        train=FileRange(path=whole, start=100, bytes=expected.train_tokens.bytes),
+        val=FileRange(path=whole, start=3000, bytes=expected.val_tokens.bytes),
+    )
+    part = write_token_part(tmp_path / "placed", batches_of(documents), "uint16", places)
+    assert (part.train_tokens, part.val_tokens) == (places.train, places.val)
+    wanted = bytearray(b"x" * 5000)
+    for split in SPLITS:
+        content = expected.tokens(split).path.read_bytes()
+        wanted[part.tokens(split).start : part.tokens(split).start + len(content)] = content
+    assert whole.read_bytes() == wanted
+    assert rows_of(part) == rows_of(expected)
+
+
+@pytest.mark.parametrize("surplus", [-2, 2])
+def test_tokens_that_do_not_fill_their_places_are_refused(surplus: int, tmp_path: Path) -> None:
+    documents = some_documents(50)
+    own = write(tmp_path / "own", documents)
+    whole = tmp_path / "train.bin"
+    whole.touch()
+    places = TokenPlaces(
+        train=FileRange(path=whole, start=0, bytes=own.train_tokens.bytes + surplus),
+        val=FileRange(path=whole, start=9000, bytes=own.val_tokens.bytes),
+    )
+    with pytest.raises(DatasetError, match="has other tokens than its characters were counted to be"):
+        write_token_part(tmp_path / "placed", batches_of(documents), "uint16", places)
 
 
 @pytest.mark.parametrize("free_bytes", [0, 2_000, 66_000, 131_000])

@@ -26,14 +26,12 @@ from storage.shards import Shard, find_shards, write_shard
 from storage.tokens import split_of
 from storage.workspace import Workspace
 from tasks import ingest as ingest_module
+from tasks.characters import PartCharacters, SplitCounts, count_part
 from tasks.ingest import (
     IngestedShard,
     RefusedShard,
-    SplitCounts,
-    count_characters,
     ingest,
     ingest_shard,
-    noted_characters,
     recall,
     refuse_bad_shards,
 )
@@ -139,7 +137,7 @@ def test_many_batches_are_one_part_in_order(
     monkeypatch.setattr("storage.forms._BATCH_TEXT_BYTES", 500)
     part = ingested(shard, tmp_path / "two").part
     assert contents(part) == contents(whole) == documents_of(shard)
-    assert counted(noted_characters(part, FRACTION)) == counted(noted_characters(whole, FRACTION))
+    assert counted(PartCharacters.noted(part, FRACTION)) == counted(PartCharacters.noted(whole, FRACTION))
 
 
 @pytest.mark.usefixtures("size")
@@ -216,8 +214,10 @@ def as_counter(counts: CharacterCounts) -> Counter[str]:
     return Counter({chr(code_point): count for code_point, count in counts.pairs().tolist() if count})
 
 
-def counted(counts: SplitCounts | None) -> dict[str, Counter[str]]:
-    assert counts is not None
+def counted(part: PartCharacters | None) -> dict[str, Counter[str]]:
+    assert part is not None
+    counts = SplitCounts()
+    counts.add(part)
     assert as_counter(counts.all) == as_counter(counts.train()) + as_counter(counts.val)
     return {"train": as_counter(counts.train()), "val": as_counter(counts.val)}
 
@@ -245,19 +245,19 @@ def test_noted_characters_are_those_that_a_plain_count_finds(
         result = ingest_shard(source, tmp_path / f"documents-{fraction}", Reading(), fraction)
         assert isinstance(result, IngestedShard)
         expected = plainly_counted(contents(result.part), fraction)
-        noted = noted_characters(result.part, fraction)
-        assert counted(noted) == counted(count_characters(result.part, fraction)) == expected
+        noted = PartCharacters.noted(result.part, fraction)
+        assert counted(noted) == counted(count_part(result.part, fraction)) == expected
         assert noted is not None
         assert noted.documents == result.part.documents
-        assert noted.val_documents == count_characters(result.part, fraction).val_documents
+        assert noted.val_documents == count_part(result.part, fraction).val_documents
 
 
 def test_for_another_split_characters_are_counted_again(shard: Shard, tmp_path: Path) -> None:
     part = ingested(shard, tmp_path / "documents").part
     for fraction in (0.1, 0.31, 0.9):
-        assert noted_characters(part, fraction) is None
-        assert counted(count_characters(part, fraction)) == plainly_counted(contents(part), fraction)
-    assert counted(noted_characters(part, FRACTION)) == plainly_counted(contents(part), FRACTION)
+        assert PartCharacters.noted(part, fraction) is None
+        assert counted(count_part(part, fraction)) == plainly_counted(contents(part), fraction)
+    assert counted(PartCharacters.noted(part, FRACTION)) == plainly_counted(contents(part), FRACTION)
 
 
 def test_the_val_documents_that_are_counted_are_those_of_the_split(shard: Shard, tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_the_val_documents_that_are_counted_are_those_of_the_split(shard: Shard,
     digests = [digest for stored in read_texts(part) for digest in stored.sha256]
     val = sum(split_of(digest, FRACTION) == "val" for digest in digests)
     assert 0 < val < 40
-    for counts in (noted_characters(part, FRACTION), count_characters(part, FRACTION)):
+    for counts in (PartCharacters.noted(part, FRACTION), count_part(part, FRACTION)):
         assert counts is not None
         assert (counts.documents, counts.val_documents) == (40, val)
 
@@ -274,13 +274,13 @@ def test_counts_of_shards_add_up(tmp_path: Path) -> None:
     parts = [
         ingested(make_shard(tmp_path / f"{n}.xz", seed=n), tmp_path / "documents").part for n in range(3)
     ]
-    total = SplitCounts(CharacterCounts(), CharacterCounts())
+    total = SplitCounts()
     for part in parts:
-        noted = noted_characters(part, FRACTION)
+        noted = PartCharacters.noted(part, FRACTION)
         assert noted is not None
-        total.merge(noted)
+        total.add(noted)
     expected = plainly_counted([pair for part in parts for pair in contents(part)], FRACTION)
-    assert counted(total) == expected
+    assert counted(total.as_part()) == expected
     assert total.documents == 120
 
 
