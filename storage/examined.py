@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from storage.errors import DatasetError
 from storage.files import named_errors
 
 Column = npt.NDArray[np.uint64]
@@ -91,8 +92,12 @@ class ExaminedFiles:
         return numbers.reshape(count, self.documents)
 
     def _read(self, kind: str, start: int, count: int) -> Column:
-        with named_errors(self.path):
-            numbers: Column = np.fromfile(self._file(kind), _NUMBER, count, offset=start * _NUMBER.itemsize)
+        numbers: Column = np.empty(count, _NUMBER)
+        path = self._file(kind)
+        with named_errors(path), path.open("rb", buffering=0) as file:
+            file.seek(start * _NUMBER.itemsize)
+            if file.readinto(numbers) != numbers.nbytes:  # type: ignore[arg-type]
+                raise DatasetError(f"{path}: is cut off; build again")
         return numbers
 
     def _write(self, kind: str, columns: Sequence[npt.NDArray[Any]]) -> None:

@@ -132,7 +132,7 @@ def choose_dropped(
 ) -> Dropped:
     """Which documents are dropped, of parts in corpus order that were examined with this same `quality`.
 
-    Memory: about 60 bytes a document, 0.5 GB for OpenWebText's 8 million, and 8 more for each band in which a document
+    Memory: about 35 bytes a document, 0.3 GB for OpenWebText's 8 million, and 16 more for each band in which a document
     meets another one. Disk, beside what was examined: see `write_shingles`, for documents that meet another one.
     """
     dropped = Dropped(Corpus(parts))

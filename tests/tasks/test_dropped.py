@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model.words import hashed_words
-from storage.documents import DocumentPart, PartWriter, TextBatch
+from model.words import hashed_words, words_of
+from storage.documents import DocumentPart, PartWriter, TextBatch, read_texts
 from storage.errors import CorpusError, DatasetError, ShardError
 from storage.examined import ExaminedFiles
 from storage.forms import Reading
@@ -429,7 +429,16 @@ def test_stored_text_that_is_damaged_is_named(tmp_path: Path, workers: Workers) 
         examine([(0, part)], prepare_examination(NEAR, tmp_path), workers)
 
 
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
+def test_findings_that_are_cut_off_are_named(tmp_path: Path, workers: Workers) -> None:
+    part = stored(tmp_path / "1.parquet", ["one", "two"])
+    (files,) = examine([(0, part)], prepare_examination(NEAR, tmp_path), workers)
+    columns = files.path.with_name("000000.columns")
+    columns.write_bytes(columns.read_bytes()[:-1])
+    with pytest.raises(DatasetError, match=r"000000\.columns: is cut off"):
+        choose_dropped([(part, files)], NEAR, workers)
+
+
+def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     part = stored(tmp_path / "1.parquet", ["one"])
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
@@ -440,7 +449,7 @@ def test_a_full_disk_is_named(tmp_path: Path) -> None:
 
 
 def test_real_text(real_data: Path, tmp_path: Path, workers: Workers) -> None:
-    """Real pages in many languages: each verdict is looked at again, by other means."""
+    """Real pages in many languages: everything adds up, and near duplicates are as similar as they are said to be."""
     shards = find_shards(str(real_data / "owt-medium"))[:12]
     ingested = [
         one
@@ -464,3 +473,9 @@ def test_real_text(real_data: Path, tmp_path: Path, workers: Workers) -> None:
     assert 0 < len(found) < total
     assert len(found) == sum(count.documents for count in dropped.counts().values())
     assert len(found) + sum(int(dropped.kept(part).sum()) for part in range(len(ingested))) == total
+    texts = [text.decode() for one in ingested for batch in read_texts(one.part) for text in batch.texts]
+    near = np.flatnonzero(dropped.steps == 1 + STEPS.index("near duplicate")).tolist()
+    assert near
+    for document in near:
+        pair = (" ".join(words_of(texts[number])) for number in (document, int(dropped.favoured[document])))
+        assert similarity(*pair) == pytest.approx(float(dropped.similarity[document]))
