@@ -1,6 +1,6 @@
 """Which language a text is in: fastText's model of 176 languages, from the package that ships it; offline.
 
-The model is lid.176.ftz (Joulin et al. 2016, arXiv:1607.01759; CC BY-SA 3.0), which CCNet and FineWeb filter with too.
+The model is lid.176.ftz, the compressed form of lid.176.bin (Joulin et al. 2016, arXiv:1607.01759; CC BY-SA 3.0).
 """
 
 import functools
