@@ -4,6 +4,7 @@ The way of a text through this package, one module a stop:
 
     tokenizer.py         text -> token ids and back, for every text there is
     config.py            what to build and how to train it, and the presets of the ladder
+    words.py             what a text has in common with another: hashes of its words and n-grams
     references.py        what a model must beat: uniform, unigram and bigram in closed form
 
     order.py             which windows of the tokens make the batch of a step: a pure function

@@ -16,6 +16,8 @@ datasets      train.bin, val.bin, tokenizer.json, documents.parquet, manifest.js
 exports       the same for other programs
 checkpoints   weights, optimizer and facts of a training step                               Checkpoint
 
+blanks        line ends and blanks as Hugging Face's OpenWebText has them
+examined      what was found in the documents of a shard, to be compared with all others      ExaminedFiles
 known_files   what was found in a file that has not changed since
 tar_stream    what forms reads from: a tar as a stream, and the proof that it is whole
 xz_index      what an .xz file expands to, without decompressing

