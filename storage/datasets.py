@@ -1,4 +1,5 @@
-"""A finished data set: train.bin, val.bin, tokenizer.json, documents.parquet, and the manifest that is written last.
+"""A finished data set: train.bin, val.bin, tokenizer.json, documents.parquet, and the manifest that is written last; and
+dropped.parquet, if quality steps left documents out.
 
 Its digest names the bytes that training reads, and only those: token files, tokenizer and their format. The manifest
 also holds the fingerprint of what it was made from, the sources, and what a reader needs; `docs/data-layout.md`.
@@ -7,14 +8,14 @@ also holds the fingerprint of what it was made from, the sources, and what a rea
 import contextlib
 import json
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from storage.blocks import Block, BlockwiseFile, FileFacts, FileRange, file_facts
-from storage.documents import DocumentsWriter, Split
+from storage.documents import DocumentsWriter, Split, write_dropped
 from storage.errors import DatasetError
 from storage.files import (
     atomic_file,
@@ -28,6 +29,7 @@ from storage.tokens import SPLIT_RULE, SPLITS, SplitFacts, TokenDtype, TokenFile
 
 DATASET_FORMAT = 3  # of the manifest
 TOKEN_FILES_FORMAT = 1  # of what the digest is of: a new manifest alone makes no other data set
+DROPPED_NAME = "dropped.parquet"
 DIGEST_CHARACTERS = 32  # 128 bits; MLflow takes at most 36
 
 
@@ -53,12 +55,21 @@ class Quarantined:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """What a quality step left out; `dropped.parquet` lists the documents."""
+
+    step: str
+    documents: int
+    text_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """Everything a reader needs about a data set.
 
     `fingerprint` stands for the inputs, `digest` for the outputs; `build` has what does not touch either (time,
-    workers, peak memory, versions). `normalisation` counts byte order marks, CRLF line ends and documents with
-    replaced bytes. `seal` is the sha256 of all the rest, so that an edited manifest is noticed.
+    workers, peak memory, versions). `normalisation` counts byte order marks, CRLF line ends, documents with replaced
+    bytes and documents with other blanks; `quality` is the recipe of steps that leave documents out. `seal` is the sha256 of all the rest, so that an edited manifest is noticed.
     """
 
     name: str
@@ -74,6 +85,8 @@ class Manifest:
     normalisation: dict[str, int]
     sources: list[Source]
     quarantined: list[Quarantined]
+    quality: dict[str, Any]
+    left_out: list[LeftOut]
     files: dict[str, FileFacts]
     build: dict[str, Any]
     seal: str = ""
@@ -90,6 +103,7 @@ class Manifest:
                 "val": SplitFacts(**value["val"]),
                 "sources": [Source(**source) for source in value["sources"]],
                 "quarantined": [Quarantined(**shard) for shard in value["quarantined"]],
+                "left_out": [LeftOut(**step) for step in value["left_out"]],
                 "files": {name: FileFacts(**facts) for name, facts in value["files"].items()},
             }
         )
@@ -128,6 +142,8 @@ class DatasetInputs:
 
     fingerprint: str
     quarantined: list[Quarantined]
+    quality: dict[str, Any]
+    left_out: list[LeftOut]
     normalisation: dict[str, int]
     tokenizer_json: str
     tokenizer_fingerprint: str
@@ -206,6 +222,10 @@ class DatasetWriter:
                     piece.path.unlink()
                     del self._transient[piece.path]
 
+    def list_left_out(self, documents: Iterable[tuple[str, str, str, str, str]]) -> None:
+        """Lists the documents that quality steps left out: shard, member, sha256, step, detail."""
+        write_dropped(self._stage / DROPPED_NAME, documents)
+
     def publish(self, inputs: DatasetInputs, build: dict[str, Any]) -> Dataset:
         """Gives the data set its name. Raises DatasetError, before anything is published, if a split would be empty."""
         refuse_empty_split(
@@ -220,7 +240,8 @@ class DatasetWriter:
             f"{split}.bin": FileFacts.of(self._files[split].bytes, self._block_sha256[split])
             for split in SPLITS
         }
-        files |= {name: file_facts(self._stage / name) for name in ("tokenizer.json", "documents.parquet")}
+        others = ("tokenizer.json", "documents.parquet", DROPPED_NAME)
+        files |= {name: file_facts(self._stage / name) for name in others if (self._stage / name).is_file()}
         manifest = Manifest(
             name=self._name,
             digest=_digest(inputs, files),
@@ -237,6 +258,8 @@ class DatasetWriter:
             val_fraction=inputs.val_fraction,
             normalisation=inputs.normalisation,
             quarantined=inputs.quarantined,
+            quality=inputs.quality,
+            left_out=inputs.left_out,
         )
         write_json(self._stage / "manifest.json", asdict(replace(manifest, seal=_seal(manifest))))
         path = self._folder / self._name / manifest.digest

@@ -10,7 +10,7 @@ import itertools
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal, Self
@@ -57,7 +57,11 @@ DOCUMENTS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentPart:
-    """The documents of one shard, stored. `text_bytes` counts UTF-8 after normalisation, `longest_bytes` that of one."""
+    """The documents of one shard, stored. `text_bytes` counts UTF-8 after normalisation, `longest_bytes` that of one.
+
+    `kept` is a file with a byte for each stored document, 1 if it stays, where quality steps leave some out; then
+    `documents` and `text_bytes` are those that stay.
+    """
 
     path: Path
     shard_sha256: str
@@ -70,6 +74,7 @@ class DocumentPart:
     file_bytes: int
     file_crc32: int
     normalised_documents: int = 0  # a record made before there was such a thing says nothing of it
+    kept: Path | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +178,7 @@ class PartWriter:
             shard_sha256=shard_sha256,
             file_bytes=self._file.bytes,
             file_crc32=self._file.crc32,
-            **self._counts,
+            **self._counts,  # type: ignore[arg-type]  # counts alone: `kept` is none of them
         )
         record = json.dumps({"notes": notes, **_facts(part)}, ensure_ascii=False)
         self._files.open(_record(self.path)).write(record.encode())
@@ -241,9 +246,13 @@ def read_texts(part: DocumentPart) -> Iterator[StoredBatch]:
             f"{part.path}: stored text is missing or damaged; delete this file and build again"
         )
     try:
+        kept, start = _kept(part), 0
         with pq.ParquetFile(part.path) as file:
             for group in range(file.num_row_groups):
                 rows = file.read_row_group(group, use_threads=False)
+                if kept is not None:
+                    start, own = start + rows.num_rows, kept[start : start + rows.num_rows]
+                    rows = rows.filter(pa.array(own))
                 yield StoredBatch(
                     members=rows.column("member").to_pylist(),
                     sha256=rows.column("sha256").to_pylist(),
@@ -253,6 +262,22 @@ def read_texts(part: DocumentPart) -> Iterator[StoredBatch]:
         raise DatasetError(
             f"{part.path}: stored text is damaged ({_first_line(error)}); delete this file and build again"
         ) from error
+
+
+def keep_documents(
+    part: DocumentPart, path: Path, kept: npt.NDArray[np.bool_], text_bytes: npt.NDArray[np.int64]
+) -> DocumentPart:
+    """The part with those documents only that are `kept`, of which `text_bytes` are the sizes; which is noted at `path`."""
+    if kept.all():
+        return part
+    with named_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(kept.tobytes())
+    return replace(part, kept=path, documents=int(kept.sum()), text_bytes=int(text_bytes[kept].sum()))
+
+
+def _kept(part: DocumentPart) -> npt.NDArray[np.bool_] | None:
+    return np.frombuffer(part.kept.read_bytes(), np.bool_) if part.kept else None
 
 
 def is_parquet(file: BinaryIO) -> bool:
@@ -430,6 +455,38 @@ def write_token_lists(file: BinaryIO, documents: Iterable[tuple[str, str, Any]],
             )
 
 
+#: One row a document that quality steps left out, in corpus order: where it came from, and why it went.
+DROPPED_SCHEMA = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("member", pa.string(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("step", pa.string(), nullable=False),
+        pa.field("detail", pa.string(), nullable=False),
+    ]
+)
+
+
+def write_dropped(path: Path, documents: Iterable[tuple[str, str, str, str, str]]) -> None:
+    """Writes documents that were left out, as the columns of DROPPED_SCHEMA."""
+    remaining = iter(documents)
+    with (
+        named_errors(path),
+        path.open("wb") as file,
+        pq.ParquetWriter(file, DROPPED_SCHEMA, compression="zstd", write_page_checksum=True) as writer,
+    ):
+        while batch := list(itertools.islice(remaining, _ROWS_A_GROUP)):
+            columns = [pa.array(column, pa.string()) for column in zip(*batch, strict=True)]
+            writer.write_table(pa.table(columns, schema=DROPPED_SCHEMA))
+
+
+def read_dropped(path: Path) -> Iterator[dict[str, str]]:
+    """The rows that `write_dropped` wrote, a row group at a time."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for group in range(file.num_row_groups):
+            yield from file.read_row_group(group).to_pylist()
+
+
 def read_document_rows(path: Path) -> Iterator[dict[str, Any]]:
     """The rows of a `documents.parquet` (DOCUMENTS_SCHEMA), in corpus order, a row group at a time."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -492,7 +549,7 @@ def _record(path: Path) -> Path:
 
 def _facts(part: DocumentPart) -> dict[str, Any]:
     facts = asdict(part)
-    del facts["path"]
+    del facts["path"], facts["kept"]
     return facts
 
 

@@ -40,7 +40,9 @@ class PartCharacters:
 
     @classmethod
     def noted(cls, part: DocumentPart, val_fraction: float) -> Self | None:
-        """As noted when the shard was read, or None if the split was another one then."""
+        """As noted when the shard was read, or None if the split was another one then, or documents are left out now."""
+        if part.kept:
+            return None
         noted = read_notes(part)["characters"]
         if noted["val_fraction"] != val_fraction:
             return None

@@ -8,12 +8,13 @@ import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from storage.documents import DocumentPart
+from storage.documents import DocumentPart, keep_documents
 from storage.examined import FIRST_OF_SHA256, FURTHER, TEXT_BYTES, Column, ExaminedFiles, Names
 from tasks.examine import write_shingles
 from tasks.quality import STEPS, QualityConfig, Step, bands_for
@@ -90,6 +91,18 @@ class Dropped:
         """For each document of a part, by the part's place in the corpus, whether it stays."""
         kept: npt.NDArray[np.bool_] = self.steps[self.corpus.rows(part)] == 0
         return kept
+
+    def kept_parts(self, folder: Path) -> list[DocumentPart]:
+        """The parts with those documents only that stay; which those are is noted below `folder`."""
+        return [
+            keep_documents(
+                part,
+                folder / f"{number:06d}.kept",
+                self.kept(number),
+                files.column(TEXT_BYTES).astype(np.int64),
+            )
+            for number, (part, files) in enumerate(self.corpus.parts)
+        ]
 
     def counts(self) -> dict[Step, StepCount]:
         """What each step drops, in their order, without those that drop nothing."""
