@@ -1,9 +1,11 @@
 """The one pass over a shard: decompress, prove complete, hash, normalise, count characters and store the text."""
 
 import base64
+import contextlib
 import hashlib
 import itertools
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +23,18 @@ from storage.documents import (
     read_texts,
 )
 from storage.errors import ShardError
-from storage.files import fingerprint, named_errors, sha256_file
+from storage.files import PARTIAL_SUFFIX, fingerprint, named_errors, sha256_file
 from storage.forms import (
     BOOK_DOCUMENT_BYTES,
     WHOLE_TEXT_BYTES,
     ArchiveOfShards,
     Reading,
+    holds_shards,
     read_archive,
     read_batches,
 )
-from storage.known_files import KnownFiles, Signature
+from storage.known_files import KnownFiles, RemoteSignature, Signature
 from storage.shards import Shard, uncompressed_bytes
-from storage.tar_stream import MAX_MEMBER_BYTES
 from storage.tokens import are_val
 from storage.workspace import natural_order
 from tasks.workers import Workers
@@ -40,7 +42,10 @@ from tasks.workers import Workers
 # Of a long document at the same time, at most: while it is read (in the tar, in a batch, in Parquet's pages), and more of
 # them later, when it is encoded (in pages, rows, pieces, and as ids of up to four bytes).
 COPIES_OF_A_DOCUMENT = 9
-_IN_MEMORY_BYTES = 64 << 20  # a larger file is read twice: once for its sha256, once for its text
+_IN_MEMORY_BYTES = (
+    64 << 20
+)  # a larger file is read twice, once for its sha256, and is first copied here if it is remote
+_COPY_BYTES = 1 << 20
 _CHANGED = "changed while it was being read; run again when it is complete"
 
 
@@ -113,7 +118,7 @@ def ingest(
     results: list[IngestedShard | RefusedShard] = []
     limit = workers.largest_piece(COPIES_OF_A_DOCUMENT)
     for shard in shards:
-        with workers.memory(_memory_bytes(shard, limit)):
+        with workers.memory(0 if limit is None else _memory_bytes(shard, limit)):
             result = workers.run(ingest_shard, shard, folder, reading, val_fraction, limit)
         if result is not None:
             results.append(result)
@@ -129,13 +134,13 @@ def ingest(
     return results
 
 
-def _memory_bytes(shard: Shard, document_limit_bytes: int | None) -> int:
+def _memory_bytes(shard: Shard, document_limit_bytes: int) -> int:
     """What reading a shard can take at most: it is a stream, but a document is in memory whole, several times."""
     try:
         content = uncompressed_bytes(shard)
     except (ShardError, OSError):  # whoever reads it will say so
         content = shard.compressed_bytes
-    return COPIES_OF_A_DOCUMENT * min(content, document_limit_bytes or MAX_MEMBER_BYTES)
+    return COPIES_OF_A_DOCUMENT * min(content, document_limit_bytes)
 
 
 def ingest_shard(
@@ -147,15 +152,16 @@ def ingest_shard(
 ) -> IngestedShard | RefusedShard | None:
     """Stores a shard's documents below `folder`, unless they are there already; None if it is an archive of shards.
 
-    Nothing is left behind of a shard that is refused.
+    Nothing is left behind of a shard that is refused. Raises NetworkError if a remote one does not come: that says nothing
+    about the shard.
     """
     try:
-        shard, sha256 = _identified(shard)
-        path = folder / f"{sha256}-{_settings(reading)}.parquet"
-        if part := read_part(path):
-            return _ingested(shard, part, reused=True)
-        part = _stored(shard, sha256, path, reading, val_fraction, document_limit_bytes)
-        return _ingested(shard, part, reused=False)
+        with _identified(shard, folder) as (here, sha256):
+            path = folder / f"{sha256}-{_settings(reading)}.parquet"
+            if part := read_part(path):
+                return _ingested(shard, part, reused=True)
+            part = _stored(here, sha256, path, reading, val_fraction, document_limit_bytes)
+            return _ingested(shard, part, reused=False)
     except ShardError as error:
         return _refused(shard, error)
     except ArchiveOfShards:
@@ -168,7 +174,7 @@ class Recalled:
 
     known: list[IngestedShard]
     unknown: list[Shard]
-    signatures: dict[str, Signature]
+    signatures: dict[str, Signature | RemoteSignature]
 
 
 def recall(shards: Sequence[Shard], folder: Path, reading: Reading) -> Recalled:
@@ -177,12 +183,14 @@ def recall(shards: Sequence[Shard], folder: Path, reading: Reading) -> Recalled:
     known: list[IngestedShard] = []
     unknown: list[Shard] = []
     for shard in shards:
-        items = [_recalled(shard, folder, facts) for facts in files.find(shard.location) or [None]]
+        items = [
+            _recalled(shard, folder, facts) for facts in files.find(shard.location, _listed(shard)) or [None]
+        ]
         if all(items):
             known += [item for item in items if item]
         else:
             unknown.append(shard)
-    signatures = {shard.location: Signature.of(Path(shard.location)) for shard in unknown}
+    signatures = {shard.location: _listed(shard) or Signature.of(Path(shard.location)) for shard in unknown}
     return Recalled(known=known, unknown=unknown, signatures=signatures)
 
 
@@ -242,15 +250,39 @@ def count_characters(part: DocumentPart, val_fraction: float) -> SplitCounts:
     return counts
 
 
-def _identified(shard: Shard) -> tuple[Shard, str]:
-    """The shard, with its bytes in memory if they are not many, and their sha256."""
-    with named_errors(Path(shard.location)), shard.open() as file:
-        if shard.compressed_bytes > _IN_MEMORY_BYTES:
-            return shard, hashlib.file_digest(file, "sha256").hexdigest()
-        content = file.read()
-    if len(content) != shard.compressed_bytes:
-        raise shard.refused(_CHANGED)
-    return replace(shard, content=content), hashlib.sha256(content).hexdigest()
+@contextlib.contextmanager
+def _identified(shard: Shard, folder: Path) -> Iterator[tuple[Shard, str]]:
+    """The shard with its bytes at hand (in memory if they are not many, else on this disk), and their sha256.
+
+    Raises ArchiveOfShards for a large archive, before all of it was read.
+    """
+    if shard.content is not None or shard.compressed_bytes <= _IN_MEMORY_BYTES:
+        with named_errors(Path(shard.place)):
+            content = shard.read()
+        if len(content) != shard.compressed_bytes:
+            raise shard.refused(_CHANGED)
+        yield replace(shard, content=content), hashlib.sha256(content).hexdigest()
+    elif holds_shards(shard):
+        raise ArchiveOfShards
+    elif shard.is_remote:
+        with _fetched(shard, folder) as (copy, sha256):
+            yield replace(shard, copy=copy), sha256
+    else:
+        yield shard, sha256_file(Path(shard.location))
+
+
+@contextlib.contextmanager
+def _fetched(shard: Shard, folder: Path) -> Iterator[tuple[str, str]]:
+    """The path of a copy of a remote shard, for the time of the body, and its sha256; the file comes once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=PARTIAL_SUFFIX) as copy:
+        with shard.open() as source, named_errors(Path(copy.name)):
+            while chunk := source.read(_COPY_BYTES):
+                digest.update(chunk)
+                copy.write(chunk)
+            copy.flush()
+        yield copy.name, digest.hexdigest()
 
 
 def _stored(
@@ -271,7 +303,7 @@ def _stored(
                 invalid_utf8_documents=batch.invalid_utf8_documents,
             )
             counts.update(batch.texts, digests, val_fraction)
-        if shard.content is None and sha256_file(Path(shard.location)) != sha256:
+        if shard.content is shard.copy is None and sha256_file(Path(shard.location)) != sha256:
             raise shard.refused(_CHANGED)
         characters = {
             "val_fraction": val_fraction,
@@ -318,6 +350,11 @@ def _refused(shard: Shard, error: ShardError) -> RefusedShard:
 
 def _known_files(folder: Path, reading: Reading) -> KnownFiles:
     return KnownFiles(folder / "known-files.json", _settings(reading))
+
+
+def _listed(shard: Shard) -> RemoteSignature | None:
+    """How a remote shard was listed; None of one on this disk."""
+    return RemoteSignature(shard.compressed_bytes, shard.version) if shard.is_remote else None
 
 
 def _noted(shard: Shard, item: IngestedShard) -> dict[str, Any]:
