@@ -51,12 +51,10 @@ def dataset_plan(
     from tasks.corpora import CorpusConfig
     from tasks.plan import plan_dataset
 
-    plan = plan_dataset(
-        CorpusConfig(corpus=corpus, tokenizer=tokenizer, limit_shards=limit_shards, workers=workers),
-        Workspace.at(workspace),
-    )
+    config = CorpusConfig(corpus=corpus, tokenizer=tokenizer, limit_shards=limit_shards, workers=workers)
+    plan = plan_dataset(config, Workspace.at(workspace))
     table(
-        f"To build {corpus}",
+        f"To build {config.shown_corpus}",
         {
             "shards": f"{plan.shards:,}",
             "compressed": size(plan.compressed_bytes),

@@ -14,6 +14,7 @@ from typing import Any
 from storage.files import atomic_file, fingerprint
 from storage.network import is_remote, shown
 
+KNOWN_FILES = "known-files.json"  # beside the stored text
 _FORMAT = 1
 _RACY_NANOSECONDS = 2 * 10**9
 

@@ -7,7 +7,7 @@ its reason and the way out, after as many tries as can help.
 import re
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from storage.errors import CorpusError, NetworkError
 
@@ -88,10 +88,12 @@ def _explained(location: str, error: Exception) -> tuple[str, bool]:
         return f"its server refuses to give it ({status or 'no access'}); {way}", False
     if status in (404, 410) or (isinstance(error, FileNotFoundError) and cause is error):
         return f"is not there ({status or 404}); name a file or folder that is", False
-    reason = _clean(str(cause)) or type(cause).__name__
+    if isinstance(error, FileNotFoundError):  # what fsspec makes of any failure to ask a web server for facts
+        error = cause
+    reason = _clean(str(error)) or type(error).__name__
     if status is not None:
         can_heal = status >= 500 or status in (408, 425, 429)
-        return f"its server answers {status} ({reason}); {_GO_ON}", can_heal
+        return f"its server answers {status} ({reason})" + (f"; {_GO_ON}" if can_heal else ""), can_heal
     can_heal = not any("Certificate" in kind for kind in kinds)
     return f"cannot be read ({reason}); {_GO_ON}", can_heal
 
@@ -100,9 +102,10 @@ def _status(error: BaseException) -> int | None:
     """The HTTP status that an error tells of, in the ways of aiohttp, gcsfs, httpx and botocore."""
     response = getattr(error, "response", None)
     of_boto = response.get("ResponseMetadata", {}) if isinstance(response, dict) else {}
-    found = (
+    found: tuple[Any, ...] = (
         getattr(error, "status", None),
-        getattr(error, "code", None),
+        # aiohttp says `code` 400 of a response that was cut.
+        getattr(error, "code", None) if type(error).__module__.startswith("gcsfs") else None,
         getattr(response, "status_code", None),
         of_boto.get("HTTPStatusCode"),
     )

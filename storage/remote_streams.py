@@ -15,6 +15,7 @@ from storage.remote import WEB, file_system, path_in, version_of, web_address
 _FIRST_BLOCK_BYTES = 1 << 20  # enough to tell what a file is
 _LARGEST_BLOCK_BYTES = 16 << 20
 _BEFORE_A_JUMP_BYTES = 64 << 10  # who jumps to the end of a file reads backwards from there
+_REQUESTS_A_FILE = 100  # of a web server, which may break off after each byte
 _SKIPPED_BYTES = 64 << 20  # read and thrown away, where a server sends no parts
 _CHANGED = "changed while it was being read; run again when it is complete"
 
@@ -95,6 +96,7 @@ class _WebStream:
         self._fs, self._url, self._size, self._version = fs, url, size, version
         self._validator: str | None = None
         self._stream: Any = None
+        self._requests = 0
         self._position = self._delivered = 0
 
     def read(self, start: int) -> bytes:
@@ -126,6 +128,9 @@ class _WebStream:
 
     def _open(self, start: int) -> None:
         self.close()
+        self._requests += 1
+        if self._requests > _REQUESTS_A_FILE:
+            raise Trouble(f"its server broke off {_REQUESTS_A_FILE} times", can_heal=False)
         headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         # With a size it does not ask for one first.
         self._stream = self._fs.open(self._url, block_size=0, size=self._size, headers=headers)

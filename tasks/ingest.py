@@ -22,7 +22,7 @@ from storage.documents import (
     read_part,
     read_texts,
 )
-from storage.errors import ShardError
+from storage.errors import NetworkError, ShardError
 from storage.files import PARTIAL_SUFFIX, fingerprint, named_errors, sha256_file
 from storage.forms import (
     BOOK_DOCUMENT_BYTES,
@@ -33,7 +33,7 @@ from storage.forms import (
     read_archive,
     read_batches,
 )
-from storage.known_files import KnownFiles, RemoteSignature, Signature
+from storage.known_files import KNOWN_FILES, KnownFiles, RemoteSignature, Signature
 from storage.shards import Shard, uncompressed_bytes
 from storage.tokens import are_val
 from storage.workspace import natural_order
@@ -68,6 +68,17 @@ class RefusedShard:
     location: str
     place: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreachedShard:
+    """A shard behind a network that did not come. That says nothing about it, so it is never left out: see NetworkError."""
+
+    name: str
+    location: str
+    place: str
+    reason: str
+    can_heal: bool
 
 
 @dataclass(slots=True)
@@ -110,35 +121,50 @@ def ingest(
     val_fraction: float,
     workers: Workers,
     limit_shards: int | None = None,
-) -> list[IngestedShard | RefusedShard]:
+) -> list[IngestedShard | RefusedShard | UnreachedShard]:
     """Stores the text of shards, one after another; a shard that cannot be trusted is named, and the rest goes on.
 
-    An archive of shards becomes all of its shards, or so many, read side by side as the archive streams by.
+    An archive of shards becomes all of its shards, or so many, read side by side as the archive streams by. After a shard
+    that did not come through the network the rest is not tried: each would wait for it again.
     """
-    results: list[IngestedShard | RefusedShard] = []
-    limit = workers.largest_piece(COPIES_OF_A_DOCUMENT)
+    results: list[IngestedShard | RefusedShard | UnreachedShard] = []
+    settings = (folder, reading, val_fraction, workers.largest_piece(COPIES_OF_A_DOCUMENT))
     for shard in shards:
-        with workers.memory(0 if limit is None else _memory_bytes(shard, limit)):
-            result = workers.run(ingest_shard, shard, folder, reading, val_fraction, limit)
-        if result is not None:
-            results.append(result)
-            continue
-        calls = (
-            (inner, folder, reading, val_fraction, limit)
-            for inner in itertools.islice(read_archive(shard), limit_shards)
-        )
         try:
-            results += [found for found in workers.map(ingest_shard, calls) if found is not None]
-        except ShardError as error:  # of the archive itself: what came out of it before is not to be believed
-            results.append(_refused(shard, error))
+            results += _ingested_file(shard, settings, workers, limit_shards)
+        except NetworkError as error:
+            facts = {"place": error.place, "reason": error.reason, "can_heal": error.can_heal}
+            results.append(UnreachedShard(name=shard.name, location=shard.location, **facts))
+            break
     return results
+
+
+def _ingested_file(
+    shard: Shard,
+    settings: tuple[Path, Reading, float, int | None],
+    workers: Workers,
+    limit_shards: int | None,
+) -> list[IngestedShard | RefusedShard]:
+    """What became of a shard, or of each shard in an archive."""
+    limit = settings[-1]
+    with workers.memory(0 if limit is None else _memory_bytes(shard, limit)):
+        result = workers.run(ingest_shard, shard, *settings)
+    if result is not None:
+        return [result]
+    calls = ((inner, *settings) for inner in itertools.islice(read_archive(shard), limit_shards))
+    found: list[IngestedShard | RefusedShard] = []
+    try:
+        found += [one for one in workers.map(ingest_shard, calls) if one is not None]
+    except ShardError as error:  # of the archive itself: what came out of it before is not to be believed
+        found.append(_refused(shard, error))
+    return found
 
 
 def _memory_bytes(shard: Shard, document_limit_bytes: int) -> int:
     """What reading a shard can take at most: it is a stream, but a document is in memory whole, several times."""
     try:
         content = uncompressed_bytes(shard)
-    except (ShardError, OSError):  # whoever reads it will say so
+    except (ShardError, NetworkError, OSError):  # whoever reads it will say so
         content = shard.compressed_bytes
     return COPIES_OF_A_DOCUMENT * min(content, document_limit_bytes)
 
@@ -196,7 +222,7 @@ def recall(shards: Sequence[Shard], folder: Path, reading: Reading) -> Recalled:
 
 def remember(
     recalled: Recalled,
-    results: Sequence[IngestedShard | RefusedShard],
+    results: Sequence[IngestedShard | RefusedShard | UnreachedShard],
     folder: Path,
     reading: Reading,
     limit_shards: int | None,
@@ -205,7 +231,7 @@ def remember(
     if not recalled.unknown or limit_shards is not None:
         return
     files = _known_files(folder, reading)
-    by_file: dict[str, list[IngestedShard | RefusedShard]] = {}
+    by_file: dict[str, list[IngestedShard | RefusedShard | UnreachedShard]] = {}
     for result in results:
         by_file.setdefault(result.location, []).append(result)
     for shard in recalled.unknown:
@@ -217,9 +243,17 @@ def remember(
 
 
 def refuse_bad_shards(
-    results: Sequence[IngestedShard | RefusedShard], tolerated: int, limit_shards: int | None = None
+    results: Sequence[IngestedShard | RefusedShard | UnreachedShard],
+    tolerated: int,
+    limit_shards: int | None = None,
 ) -> list[IngestedShard]:
-    """The good ones, or so many of them, in corpus order. Raises ShardError, naming the first and counting the rest, beyond what is tolerated."""
+    """The good ones, or so many of them, in corpus order. Raises ShardError, naming the first and counting the rest, beyond what is tolerated.
+
+    Raises NetworkError, whatever is tolerated, if there is one that did not come.
+    """
+    for result in results:
+        if isinstance(result, UnreachedShard):
+            raise NetworkError(result.place, result.reason, result.can_heal)
     refused = [result for result in results if isinstance(result, RefusedShard)]
     if len(refused) > tolerated:
         more = f" (and {len(refused) - 1} more bad shards)" if len(refused) > 1 else ""
@@ -349,7 +383,7 @@ def _refused(shard: Shard, error: ShardError) -> RefusedShard:
 
 
 def _known_files(folder: Path, reading: Reading) -> KnownFiles:
-    return KnownFiles(folder / "known-files.json", _settings(reading))
+    return KnownFiles(folder / KNOWN_FILES, _settings(reading))
 
 
 def _listed(shard: Shard) -> RemoteSignature | None:
