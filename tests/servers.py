@@ -21,7 +21,7 @@ class WebServer:
     """Files by path, what was asked for, and what is to go wrong: each fault is for one answer to a GET, in order.
 
     `wrong_for_ever` goes wrong whenever no other fault is left. Faults: a status; `cut` (half of what was announced), `reset`,
-    `late cut` (when the half has arrived), `longer` (more than the listing says), `other range`, `silent`.
+    `late cut` (when the half has arrived), `longer` (more than the listing says), `other range`, `silent`, `none`.
     """
 
     files: dict[str, bytes]
@@ -243,7 +243,9 @@ class _Hub(_Handler):
         below = [path for path in self._paths() if not folder or path.startswith(folder + "/")]
         rest = {path: path.removeprefix(folder).lstrip("/") for path in below}
         found = [
-            self._entry(path) for path in below if "/" not in rest[path] or "recursive=true" in self.path.lower()
+            self._entry(path)
+            for path in below
+            if "/" not in rest[path] or "recursive=true" in self.path.lower()
         ]
         names = {rest[path].split("/")[0] for path in below if "/" in rest[path]}
         found += [
