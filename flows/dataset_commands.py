@@ -29,6 +29,7 @@ from flows.options import (
 )
 from flows.prefect_server import prefect_ready
 from flows.summaries import at, show_built, show_dataset, show_origin, show_sample
+from storage.network import kept_aside
 from storage.workspace import Workspace
 
 ExportFormat = Literal["nanogpt", "megatron", "parquet", "jsonl"]
@@ -96,7 +97,7 @@ def dataset_build(
     from tasks.corpora import CorpusConfig
 
     config = CorpusConfig(
-        corpus=corpus,
+        corpus=kept_aside(corpus),
         name=name,
         tokenizer=tokenizer,
         val_fraction=val_fraction,

@@ -4,6 +4,7 @@ An address may hold secrets, and a network fails in dozens of ways. Here each fa
 its reason and the way out, after as many tries as can help.
 """
 
+import os
 import re
 import time
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from storage.errors import CorpusError, NetworkError
 
 T = TypeVar("T")
 
+ADDRESS_VARIABLE = "BRICKROAD_ADDRESS"
 #: Schemes in which `?` is a wildcard and no query begins; of any other one the query is taken for a signature.
 _WITHOUT_QUERY = ("s3", "s3a", "gs", "gcs", "hf", "memory")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -41,6 +43,20 @@ def shown(location: str) -> str:
     if scheme_of(location) not in _WITHOUT_QUERY:
         path = re.split(r"[?#]", path, maxsplit=1)[0]
     return f"{scheme}://{authority.rpartition('@')[2]}{path}"
+
+
+def kept_aside(location: str) -> str:
+    """The address without its secrets, to be recorded; they stay in the environment, where `with_secrets` finds them."""
+    if not is_remote(location) or shown(location) == location:
+        return location
+    os.environ[ADDRESS_VARIABLE] = location
+    return shown(location)
+
+
+def with_secrets(location: str) -> str:
+    """The address as $BRICKROAD_ADDRESS has it, if that is the same one."""
+    whole = os.environ.get(ADDRESS_VARIABLE, "")
+    return whole if is_remote(whole) and shown(whole) == location else location
 
 
 def scheme_of(location: str) -> str:

@@ -21,7 +21,7 @@ import zstandard
 
 from storage.errors import CorpusError, Malformed, ShardError
 from storage.files import atomic_file, named_errors
-from storage.network import is_remote, shown
+from storage.network import is_remote, shown, with_secrets
 from storage.workspace import natural_order
 from storage.xz_index import XZ_MAGIC, uncompressed_size
 
@@ -230,7 +230,7 @@ def _shard(file: Path, root: Path) -> Shard:
 def _remote_shards(corpus: str) -> list[Shard]:
     from storage.remote import list_files
 
-    listing = list_files(corpus)
+    listing = list_files(with_secrets(corpus))
     files = [file for file in listing.files if listing.kind == "file" or not is_hidden(Path(file.name))]
     if listing.kind == "folder":
         files = [file for file in files if Path(file.name).suffix in SHARD_SUFFIXES]

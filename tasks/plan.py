@@ -19,6 +19,7 @@ _TOKEN_BYTES_A_TEXT_BYTE = {"char": 2.0, "gpt2": 0.65}
 _TOKEN_BYTES_OF_OTHERS = 1.0
 _TEXT_BYTES_A_SECOND = {"char": 22_000_000, "gpt2": 18_000_000}
 _TEXT_BYTES_A_SECOND_OF_OTHERS = 15_000_000
+_USUAL_EXPANSION = 10  # text seldom shrinks more
 _SAMPLED_SHARDS = 16  # of remote ones: each costs some requests
 
 
@@ -66,8 +67,10 @@ def plan_dataset(config: CorpusConfig, workspace: Workspace) -> DatasetPlan:
 
 def refuse_full_disk(config: CorpusConfig, unread: Sequence[Shard], workspace: Workspace) -> None:
     """Raises OSError, before any work, if the disk cannot hold what is to be made of shards that were not read yet."""
-    content = _content_bytes(unread, _bytes_if_whole)
-    free, needed = shutil.disk_usage(existing_folder(workspace.root)).free, _disk_bytes(config, content)
+    free = shutil.disk_usage(existing_folder(workspace.root)).free
+    needed = _disk_bytes(config, _content_bytes(unread, _bytes_at_most))
+    if needed > free:  # what lies here has told; what lies behind a network is asked only now
+        needed = _disk_bytes(config, _content_bytes(unread, _bytes_if_whole))
     if needed > free:
         raise OSError(
             errno.ENOSPC,
@@ -102,6 +105,10 @@ def _size_from_afar(shard: Shard, size_of: Callable[[Shard], int]) -> int:
         if error.can_heal:
             raise
         return shard.compressed_bytes  # its server sends no parts, or refuses: whoever reads it will say so
+
+
+def _bytes_at_most(shard: Shard) -> int:
+    return shard.compressed_bytes * _USUAL_EXPANSION if shard.is_remote else _bytes_if_whole(shard)
 
 
 def _bytes_if_whole(shard: Shard) -> int:

@@ -71,6 +71,17 @@ def test_an_address_is_shown_without_its_secrets(address: str, expected: str) ->
     assert shown(address) == expected
 
 
+def test_secrets_stay_in_the_environment(
+    server: WebServer, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(network.ADDRESS_VARIABLE, "")
+    assert network.kept_aside(f"{url}?token=s3cret") == url
+    assert only(url).location == f"{url}?token=s3cret"
+    assert network.with_secrets(url + "2") == url + "2"
+    assert network.kept_aside("a/b?c") == "a/b?c"
+    assert server.asked[-1][1].endswith("?token=s3cret")
+
+
 @pytest.mark.parametrize("path", ["/data/a.xz", "a.xz", "~/a", "C:\\a", "a:b/c", "", "://x"])
 def test_a_path_is_no_address(path: str) -> None:
     assert not is_remote(path)

@@ -33,7 +33,7 @@ from tasks.ingest import (
     refuse_bad_shards,
     remember,
 )
-from tasks.plan import plan_dataset
+from tasks.plan import plan_dataset, refuse_full_disk
 from tasks.verify import recorded_config
 from tasks.workers import Workers
 
@@ -147,7 +147,7 @@ def test_what_is_known_is_listed_once_and_not_fetched(
     with hub_server(files_below(tiny_corpus, "tiny/"), monkeypatch) as server:
         workspace = Workspace.at(tmp_path)
         built = build_plainly("hf://datasets/owner/name/tiny", workspace)
-        assert len(server.gets()) == 12 + 2  # and the sizes of two, for the disk that is needed
+        assert len(server.gets()) == 12
         server.asked.clear()
         assert build_plainly("hf://datasets/owner/name/tiny", workspace) == built
         assert server.gets() == []
@@ -190,6 +190,18 @@ def test_a_plan_is_made_from_afar(place: str, tiny_corpus: Path, tmp_path: Path)
     far = plan_dataset(CorpusConfig(corpus=place), Workspace.at(tmp_path))
     assert (far.shards, far.compressed_bytes) == (here.shards, here.compressed_bytes)
     assert far.text_bytes == pytest.approx(here.text_bytes, rel=0.01)
+
+
+def test_a_disk_that_is_too_small_is_noticed_from_afar(
+    tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bad_disks import small_disk
+
+    with s3_server(monkeypatch) as store, small_disk(tmp_path / "disk", "size=200k") as disk:
+        store.put(files_below(tiny_corpus, "tiny/"))
+        config = CorpusConfig(corpus=f"{store.url}/tiny")
+        with pytest.raises(OSError, match="this data set needs about"):
+            refuse_full_disk(config, find_shards(config.corpus), Workspace.at(disk))
 
 
 # --- large files ------------------------------------------------------------------------------------------------------
@@ -238,6 +250,7 @@ def test_a_large_file_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
     path = book(tmp_path / "corpus")
     with web_server(files_below(path.parent, "/")) as server:
         shard, server.wrong_for_ever = find_shards(f"{server.url}/book.txt")[0], "cut"
+        server.faults = ["none"]  # its form is told
         with pytest.raises(NetworkError):
             ingest_shard(shard, tmp_path / "far", Reading(), FRACTION)
     assert list((tmp_path / "far").iterdir()) == []
