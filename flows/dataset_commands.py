@@ -72,7 +72,7 @@ def dataset_plan(
 
 @app.command(
     "build",
-    epilog="Examples:  brickroad dataset build path/to/shards --name web   ·   brickroad dataset build wizard-of-oz --json",
+    epilog="Examples:  brickroad dataset build path/to/shards --name web   ·   brickroad dataset build wizard-of-oz --json   ·   brickroad dataset build s3://bucket/shards",
 )
 @command
 def dataset_build(

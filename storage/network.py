@@ -98,7 +98,10 @@ def _explained(location: str, error: Exception) -> tuple[str, bool]:
     cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
     status = _status(error) or _status(cause)
     kinds = {type(error).__name__, type(cause).__name__}
-    if status in (401, 403) or isinstance(error, PermissionError) or "NoCredentialsError" in kinds:
+    is_forbidden = isinstance(error, PermissionError) or str(error).startswith(
+        "Forbidden: "
+    )  # gcsfs says no more
+    if status in (401, 403) or is_forbidden or "NoCredentialsError" in kinds:
         scheme = {"s3a": "s3", "gcs": "gs"}.get(scheme_of(location), scheme_of(location))
         way = _CREDENTIALS.get(scheme, "its address may have expired, or want a user and a password")
         return f"its server refuses to give it ({status or 'no access'}); {way}", False
