@@ -10,9 +10,10 @@ from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from storage.datasets import Dataset, DatasetWriter, find_by_fingerprint
+from storage.shards import Shard
 from storage.workspace import Workspace
 from tasks.artifacts import show_dataset
-from tasks.corpora import CorpusConfig, refuse_incomplete
+from tasks.corpora import CorpusConfig, decided, refuse_incomplete
 from tasks.dataset import (
     BuiltDataset,
     Stages,
@@ -39,7 +40,7 @@ from tasks.workers import Workers, chosen_workers
 R = TypeVar("R")
 
 
-@flow(name="build-dataset", flow_run_name="build {config.corpus}", persist_result=False)
+@flow(name="build-dataset", flow_run_name="build {config.shown_corpus}", persist_result=False)
 def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = None) -> BuiltDataset:
     """Corpus to token files.
 
@@ -60,7 +61,9 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
             )
         sweep(place)
         clock = Stages()
-        results = _ingest(config, place, workers)
+        shards = locate_shards_task(config, place)
+        config = decided(config, shards, place)
+        results = _ingest(config, place, workers, shards)
         ingested = refuse_bad_shards(results, config.tolerate_bad_shards, config.limit_shards)
         refuse_incomplete(config, len(ingested), sum(item.part.documents for item in ingested))
         clock.ended("ingest")
@@ -92,9 +95,9 @@ def _workers(config: CorpusConfig) -> Workers:
     return Workers(count, memory_budget_bytes=config.memory_budget_bytes)
 
 
-def _ingest(config: CorpusConfig, place: Workspace, workers: Workers) -> list[Any]:
-    """Every shard's text, stored; or why it cannot be trusted."""
-    recalled = recall(locate_shards_task(config, place), place.documents, config.reading)
+def _ingest(config: CorpusConfig, place: Workspace, workers: Workers, shards: list[Shard]) -> list[Any]:
+    """Every shard's text, stored; or why it cannot be trusted, or did not come."""
+    recalled = recall(shards, place.documents, config.reading)
     refuse_full_disk(config, recalled.unknown, place)
     settings = {
         "folder": place.documents,

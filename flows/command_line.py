@@ -31,6 +31,7 @@ from flows.options import (
 )
 from flows.prefect_server import prefect_ready
 from flows.summaries import at, show_built, show_evaluation, show_sample
+from storage.network import kept_aside
 from storage.workspace import Workspace
 
 app = typer.Typer(
@@ -69,7 +70,7 @@ def run(
     from tasks.training import TrainingRequest
 
     config = CorpusConfig(
-        corpus=corpus,
+        corpus=kept_aside(corpus),
         name=name,
         val_fraction=val_fraction,
         tolerate_bad_shards=tolerate_bad_shards,

@@ -29,6 +29,7 @@ from flows.options import (
 )
 from flows.prefect_server import prefect_ready
 from flows.summaries import at, show_built, show_dataset, show_origin, show_sample
+from storage.network import kept_aside
 from storage.workspace import Workspace
 
 ExportFormat = Literal["nanogpt", "megatron", "parquet", "jsonl"]
@@ -51,12 +52,10 @@ def dataset_plan(
     from tasks.corpora import CorpusConfig
     from tasks.plan import plan_dataset
 
-    plan = plan_dataset(
-        CorpusConfig(corpus=corpus, tokenizer=tokenizer, limit_shards=limit_shards, workers=workers),
-        Workspace.at(workspace),
-    )
+    config = CorpusConfig(corpus=corpus, tokenizer=tokenizer, limit_shards=limit_shards, workers=workers)
+    plan = plan_dataset(config, Workspace.at(workspace))
     table(
-        f"To build {corpus}",
+        f"To build {config.shown_corpus}",
         {
             "shards": f"{plan.shards:,}",
             "compressed": size(plan.compressed_bytes),
@@ -73,7 +72,7 @@ def dataset_plan(
 
 @app.command(
     "build",
-    epilog="Examples:  brickroad dataset build path/to/shards --name web   ·   brickroad dataset build wizard-of-oz --json",
+    epilog="Examples:  brickroad dataset build path/to/shards --name web   ·   brickroad dataset build wizard-of-oz --json   ·   brickroad dataset build s3://bucket/shards",
 )
 @command
 def dataset_build(
@@ -98,7 +97,7 @@ def dataset_build(
     from tasks.corpora import CorpusConfig
 
     config = CorpusConfig(
-        corpus=corpus,
+        corpus=kept_aside(corpus),
         name=name,
         tokenizer=tokenizer,
         val_fraction=val_fraction,

@@ -59,7 +59,7 @@ CorpusArgument = Annotated[
     str,
     typer.Argument(
         help="Folder, file or glob: shards, archives of shards, JSON lines, Parquet, text, as they are or in "
-        ".xz, .zst, .gz; or a name: stdlib-docs, wizard-of-oz, tiny-shakespeare, openwebtext."
+        ".xz, .zst, .gz; the same at https://, s3://, gs://, hf://; or a name: stdlib-docs, wizard-of-oz, tiny-shakespeare, openwebtext."
     ),
 ]
 NameOption = Annotated[

@@ -25,7 +25,7 @@ class PipelineResult:
     version: ModelVersion
 
 
-@flow(name="run-pipeline", flow_run_name="road from {config.corpus}", persist_result=False)
+@flow(name="run-pipeline", flow_run_name="road from {config.shown_corpus}", persist_result=False)
 def run_pipeline(
     config: CorpusConfig | None = None, request: TrainingRequest | None = None, workspace: Path | None = None
 ) -> PipelineResult:

@@ -18,6 +18,9 @@ checkpoints   weights, optimizer and facts of a training step                   
 
 blanks        line ends and blanks as Hugging Face's OpenWebText has them
 examined      what was found in the documents of a shard, to be compared with all others      ExaminedFiles
+network       how addresses are shown, and what is done when the network fails
+remote        the files behind a network, as their servers list them                          RemoteFile
+remote_streams  their bytes: all of one version, or an error of the network
 known_files   what was found in a file that has not changed since
 tar_stream    what forms reads from: a tar as a stream, and the proof that it is whole
 xz_index      what an .xz file expands to, without decompressing

@@ -2,10 +2,13 @@
 
 StorageError
   CorpusError        there is nothing to read where the caller pointed
+  NetworkError       a file behind a network cannot be had, or not whole; it may be fine
   ShardError         one shard is truncated, corrupt, or not what it says; another may be fine
   DatasetError       token files are missing, damaged, or do not match their manifest
   CheckpointError    a checkpoint is missing, damaged, or does not match its record
 """
+
+from typing import Any
 
 
 class StorageError(Exception):
@@ -16,16 +19,34 @@ class CorpusError(StorageError):
     """Nothing to read: a missing folder, an empty one, no documents."""
 
 
-class ShardError(StorageError):
-    """One shard cannot be trusted. `place` names it and `reason` says why; retrying cannot heal it."""
+class PlacedError(StorageError):
+    """Something is wrong at one place: `place` names it and `reason` says why."""
 
     def __init__(self, place: str, reason: str) -> None:
         super().__init__(f"{place}: {reason}")
         self.place = place
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["ShardError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["PlacedError"], tuple[Any, ...]]:
         return type(self), (self.place, self.reason)
+
+
+class NetworkError(PlacedError):
+    """A file behind a network did not come, or not whole, after all tries. It says nothing about the file's content.
+
+    `can_heal` tells whether another try, later, may have it.
+    """
+
+    def __init__(self, place: str, reason: str, can_heal: bool = False) -> None:
+        super().__init__(place, reason)
+        self.can_heal = can_heal
+
+    def __reduce__(self) -> tuple[type["NetworkError"], tuple[Any, ...]]:
+        return type(self), (self.place, self.reason, self.can_heal)
+
+
+class ShardError(PlacedError):
+    """One shard cannot be trusted; retrying cannot heal it."""
 
 
 class Malformed(Exception):

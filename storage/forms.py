@@ -79,7 +79,7 @@ def read_batches(
     Raises ShardError if anything is not as it should be, naming the file and the member; ArchiveOfShards, before the
     first document, if it holds no texts but further compressed files.
     """
-    with named_errors(Path(shard.location)), shard.open() as file:
+    with named_errors(Path(shard.place)), shard.open() as file:
         try:
             count = 0
             for documents in _batches(_raw_documents(file, shard, reading.text_column)):
@@ -98,7 +98,7 @@ def read_archive(archive: Shard) -> Iterator[Shard]:
 
     Raises ShardError if the archive is not whole; believe none of the shards before the iterator has ended.
     """
-    with named_errors(Path(archive.location)), archive.open() as file:
+    with named_errors(Path(archive.place)), archive.open() as file:
         try:
             for member, content in tar_members(ByteStream(shard_content(file, archive))):
                 if is_hidden(Path(member)) or Path(member).suffix not in SHARD_SUFFIXES:  # as in a folder
@@ -114,9 +114,20 @@ def read_archive(archive: Shard) -> Iterator[Shard]:
             raise archive.refused(str(error)) from None
 
 
+def holds_shards(shard: Shard) -> bool:
+    """Whether a shard is an archive of shards: by its first member alone."""
+    with named_errors(Path(shard.place)), shard.open() as file:
+        try:
+            stream = ByteStream(shard_content(file, shard))
+            first = next(tar_members(stream), None) if is_tar(stream.peek(TAR_BLOCK_BYTES)) else None
+            return first is not None and compression_of(first[1]) is not None
+        except Malformed:  # whoever reads it will say so
+            return False
+
+
 def is_plain_text(shard: Shard) -> bool:
     """Whether a shard is one text, a book, and no collection of documents: by its beginning alone."""
-    with named_errors(Path(shard.location)), shard.open() as file:
+    with named_errors(Path(shard.place)), shard.open() as file:
         if is_parquet(file):
             return False
         file.seek(0)

@@ -2,6 +2,7 @@
 
 As git's index does it: a file is unchanged if its size, times and inode are. The change time moves with every write and
 cannot be set back. A file that changed in the last seconds is not believed: it could change again within the clock's grain.
+A remote file is unchanged if its size and its server's version of it are; without a version it is never known again.
 """
 
 import json
@@ -10,8 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.files import atomic_file
+from storage.files import atomic_file, fingerprint
+from storage.network import is_remote, shown
 
+KNOWN_FILES = "known-files.json"  # beside the stored text
 _FORMAT = 1
 _RACY_NANOSECONDS = 2 * 10**9
 
@@ -33,9 +36,25 @@ class Signature:
         facts = path.stat()
         return cls(facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_ino)
 
+    def facts(self) -> list[Any]:
+        """The signature as JSON."""
+        return [self.size, self.modified_ns, self.changed_ns, self.inode]
+
     def is_settled(self) -> bool:
         """Whether the file has been as it is for some seconds."""
         return max(self.modified_ns, self.changed_ns) < time.time_ns() - _RACY_NANOSECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSignature:
+    """What tells a remote file's content, as its server listed it: no request is made for it."""
+
+    size: int
+    version: str | None
+
+    def facts(self) -> list[Any]:
+        """The signature as JSON."""
+        return [self.size, self.version]
 
 
 class KnownFiles:
@@ -52,20 +71,22 @@ class KnownFiles:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             pass
 
-    def find(self, location: str) -> Found | None:
-        """What was found in a file, if it is still the same file; else None."""
+    def find(self, location: str, listed: RemoteSignature | None = None) -> Found | None:
+        """What was found in a file, if it is still the same file; else None. Of a remote one, `listed` is how it is now."""
         try:
-            signature, found = self._files[self._key(location)]
-            now = Signature.of(Path(location))
-            return found if signature == [now.size, now.modified_ns, now.changed_ns, now.inode] else None
+            facts, found = self._files[self._key(location)]
+            return found if facts == (listed or Signature.of(Path(location))).facts() else None
         except (KeyError, ValueError, TypeError, OSError):
             return None
 
-    def remember(self, location: str, signature: Signature, found: Found) -> None:
+    def remember(self, location: str, signature: Signature | RemoteSignature, found: Found) -> None:
         """Notes what was found in a file that had this signature before it was read, and has it still."""
-        if signature.is_settled() and Signature.of(Path(location)) == signature:
-            one = [signature.size, signature.modified_ns, signature.changed_ns, signature.inode]
-            self._files[self._key(location)] = [one, found]
+        if isinstance(signature, RemoteSignature):
+            is_sure = signature.version is not None
+        else:
+            is_sure = signature.is_settled() and Signature.of(Path(location)) == signature
+        if is_sure:
+            self._files[self._key(location)] = [signature.facts(), found]
 
     def save(self) -> None:
         """Writes it all down."""
@@ -73,4 +94,7 @@ class KnownFiles:
             file.write(json.dumps({"format": _FORMAT, "files": self._files}).encode())
 
     def _key(self, location: str) -> str:
-        return f"{self._settings} {Path(location).absolute()}"
+        if not is_remote(location):
+            return f"{self._settings} {Path(location).absolute()}"
+        place = shown(location)  # two addresses that differ in what is not shown are two files
+        return f"{self._settings} {place}" + ("" if place == location else f" {fingerprint(location)[:16]}")

@@ -1,4 +1,4 @@
-"""The files of a corpus: finding them, decompressing them as streams of bytes that are proved complete, and writing some.
+"""The files of a corpus: finding them, here or behind a network, decompressing them as streams of bytes that are proved complete, and writing some.
 
 A shard may be compressed by xz, Zstandard or gzip: its first bytes tell, and a name can only contradict them. The proof,
 before the last chunk is believed: every stream reaches its end, its integrity check holds, and nothing follows but further
@@ -21,6 +21,7 @@ import zstandard
 
 from storage.errors import CorpusError, Malformed, ShardError
 from storage.files import atomic_file, named_errors
+from storage.network import is_remote, shown, with_secrets
 from storage.workspace import natural_order
 from storage.xz_index import XZ_MAGIC, uncompressed_size
 
@@ -48,6 +49,8 @@ _XZ_CHUNK_BYTES = (
 _ZSTD_PIECE_BYTES = 4 << 10
 _CUT_OFF = "is cut off: its {} stream has no end; fetch the file again"
 _AFTER_END = "has bytes after the end of its {} stream; fetch the file again"
+_NO_SHARDS = f"no {', '.join(SHARD_SUFFIXES)} file in this folder; name the folder that holds the shards"
+_NO_MATCH = "no file matches this pattern"
 _WILDCARD = re.compile(r"[*?\[]")
 # Lone surrogates stand for bytes of a name that are not UTF-8.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
@@ -57,46 +60,75 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 class Shard:
     """One file of a corpus. `name` is its path below the corpus, and decides its place in the corpus's order.
 
-    `content` has its bytes if they are in memory. `member` is set for a shard that came out of an archive, which is at
-    `location` then.
+    `location` is its path or address, which may hold secrets: show `place`. `content` has its bytes if they are in memory,
+    and `copy` is the path of a copy on this disk. `member` is set for a shard that came out of an archive, which is at
+    `location` then. `version` is what a server calls this content of a remote file, if it tells.
     """
 
     location: str
     name: str
     compressed_bytes: int
     content: bytes | None = None
+    copy: str | None = None
     member: str | None = None
+    version: str | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it lies behind a network."""
+        return is_remote(self.location)
+
+    @property
+    def place(self) -> str:
+        """Where it lies, without the secrets of an address."""
+        return shown(self.location) if self.is_remote else self.location
 
     def open(self) -> BinaryIO:
-        """Its bytes, from the first."""
-        return Path(self.location).open("rb") if self.content is None else io.BytesIO(self.content)
+        """Its bytes, from the first. Of a remote file they are all there in the end, or reading raises NetworkError."""
+        if self.content is not None:
+            return io.BytesIO(self.content)
+        if self.copy is None and self.is_remote:
+            from storage.remote_streams import open_remote
+
+            return open_remote(self.location, self.compressed_bytes, self.version)
+        return Path(self.copy or self.location).open("rb")
+
+    def read(self) -> bytes:
+        """All of its bytes; of a remote file by one request, or NetworkError."""
+        if self.content is None and self.copy is None and self.is_remote:
+            from storage.remote_streams import read_remote
+
+            return read_remote(self.location, self.compressed_bytes, self.version)
+        with self.open() as file:
+            return file.read()
 
     def refused(self, reason: str) -> ShardError:
         """The error that says why this shard cannot be trusted."""
-        place = self.location if self.member is None else f"{self.location}: {self.member}"
-        return ShardError(place, reason)
+        return ShardError(self.place if self.member is None else f"{self.place}: {self.member}", reason)
 
 
 def find_shards(corpus: str) -> list[Shard]:
     """The shards of a folder (its files of a known form, at any depth), a file, or a glob, in natural order of names.
 
-    Hidden files are passed over, and links to folders are not followed. Raises CorpusError, saying what was looked
-    for, if there are none.
+    It may be an address: `s3://bucket/folder`. Hidden files are passed over, and links to folders are not followed. Raises
+    CorpusError, saying what was looked for, if there are none; NetworkError if the network does not tell.
     """
+    if is_remote(corpus):
+        return _in_order(_remote_shards(corpus))
     path = Path(corpus).expanduser()
     if path.is_dir():
         root, files = path, [file for file in _visible_files(path) if file.suffix in SHARD_SUFFIXES]
-        missing = f"{path}: no {', '.join(SHARD_SUFFIXES)} file in this folder; name the folder that holds the shards"
+        missing = f"{path}: {_NO_SHARDS}"
     elif path.is_file():
         root, files, missing = path.parent, [path], ""
     elif _WILDCARD.search(corpus):
         root, files = _matching_files(path)
-        missing = f"{corpus}: no file matches this pattern"
+        missing = f"{corpus}: {_NO_MATCH}"
     else:
         raise CorpusError(f"{path}: no such file or folder, and no corpus of that name")
     if not files:
         raise CorpusError(missing)
-    return sorted((_shard(file, root) for file in files), key=lambda shard: natural_order(shard.name))
+    return _in_order([_shard(file, root) for file in files])
 
 
 def compression(file: BinaryIO, shard: Shard) -> str | None:
@@ -123,9 +155,11 @@ def shard_content(file: BinaryIO, shard: Shard) -> Iterator[bytes]:
 def uncompressed_bytes(shard: Shard) -> int:
     """Size of the shard's content; of xz from the index at its end, without decompressing anything.
 
-    Raises ShardError if an xz file does not end as xz files do.
+    Raises ShardError if an xz file does not end as xz files do. Of a remote file, only one that is named `.xz` is asked for.
     """
-    with named_errors(Path(shard.location)), shard.open() as file:
+    if shard.is_remote and shard.content is None and not shard.name.endswith(".xz"):
+        return shard.compressed_bytes
+    with named_errors(Path(shard.place)), shard.open() as file:
         try:
             return uncompressed_size(file) if compression(file, shard) == "xz" else shard.compressed_bytes
         except Malformed as error:
@@ -185,13 +219,38 @@ def is_hidden(path: Path) -> bool:
 
 
 def _shard(file: Path, root: Path) -> Shard:
-    if _UNPRINTABLE.search(str(file)):
-        raise CorpusError(f"{str(file)!a}: its name has control characters or is not UTF-8; rename it")
+    _refuse_unprintable(str(file))
     if not file.is_file():
         raise CorpusError(f"{file}: is no file that can be read (a link to nothing?); mend or remove it")
     return Shard(
         location=str(file), name=file.relative_to(root).as_posix(), compressed_bytes=file.stat().st_size
     )
+
+
+def _remote_shards(corpus: str) -> list[Shard]:
+    from storage.remote import list_files
+
+    listing = list_files(with_secrets(corpus))
+    files = [file for file in listing.files if listing.kind == "file" or not is_hidden(Path(file.name))]
+    if listing.kind == "folder":
+        files = [file for file in files if Path(file.name).suffix in SHARD_SUFFIXES]
+    if not files:
+        raise CorpusError(f"{shown(corpus)}: {_NO_SHARDS if listing.kind == 'folder' else _NO_MATCH}")
+    for file in files:
+        _refuse_unprintable(file.name)
+    return [
+        Shard(location=file.location, name=file.name, compressed_bytes=file.size, version=file.version)
+        for file in files
+    ]
+
+
+def _in_order(shards: list[Shard]) -> list[Shard]:
+    return sorted(shards, key=lambda shard: natural_order(shard.name))
+
+
+def _refuse_unprintable(name: str) -> None:
+    if _UNPRINTABLE.search(name):
+        raise CorpusError(f"{name!a}: its name has control characters or is not UTF-8; rename it")
 
 
 # --- decompressing ----------------------------------------------------------------------------------------------------

@@ -4,13 +4,16 @@ import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote
 
 from storage.errors import CorpusError
 from storage.files import link_or_copy, named_errors, sha256_file, write_json
 from storage.forms import InvalidUtf8, Reading, is_plain_text
+from storage.known_files import KNOWN_FILES, KnownFiles, RemoteSignature
+from storage.network import is_remote, shown
 from storage.shards import Shard, find_shards
 from storage.workspace import Workspace
 from tasks.stdlib_docs import pack_stdlib_docs
@@ -98,7 +101,7 @@ SHARDS_VAL_FRACTION = 0.02  # of documents in any other form: enough, and an exa
 class CorpusConfig:
     """What to build a data set from, and how. The defaults are the reference run, which works offline.
 
-    `corpus` is a name of the catalogue, a folder, a file or a glob. `name` is the data set's, by default the corpus's.
+    `corpus` is a name of the catalogue, a folder, a file or a glob, here or at an address such as `s3://…`. `name` is the data set's, by default the corpus's.
     `tokenizer` is char, gpt2, bpe:SIZE or the path of a tokenizer.json. `val_fraction` is by default the catalogue's, else 0.1 of a single text and 0.02 of anything else. `character_coverage` is the share of all characters that
     get an id of their own; the rest are spelt in bytes. `workers` is by default the number of CPUs, or as
     many as the memory budget has room for.
@@ -146,8 +149,11 @@ class CorpusConfig:
             return self.val_fraction
         if entry := CATALOGUE.get(self.corpus):
             return entry.val_fraction
-        path = Path(self.corpus).expanduser()
-        is_book = path.is_file() and is_plain_text(find_shards(self.corpus)[0])
+        if is_remote(self.corpus):
+            shards = find_shards(self.corpus)
+            is_book = _is_one_file(self.corpus, shards) and is_plain_text(shards[0])
+        else:
+            is_book = Path(self.corpus).expanduser().is_file() and is_plain_text(find_shards(self.corpus)[0])
         return TEXT_VAL_FRACTION if is_book else SHARDS_VAL_FRACTION
 
     @property
@@ -156,11 +162,20 @@ class CorpusConfig:
         return Reading(invalid_utf8=self.invalid_utf8, text_column=self.text_column)
 
     @property
+    def shown_corpus(self) -> str:
+        """The corpus as it may be shown: an address without its secrets."""
+        return shown(self.corpus) if is_remote(self.corpus) else self.corpus
+
+    @property
     def chosen_name(self) -> str:
         """The name of the data set: as given, else the corpus's, else that of its folder or file."""
         if self.name or self.corpus in CATALOGUE:
             return self.name or self.corpus
-        stem = Path(self.corpus).expanduser().absolute().name.split(".")[0]
+        if is_remote(self.corpus):
+            last = unquote(self.shown_corpus.rstrip("/").rpartition("/")[2])
+        else:
+            last = Path(self.corpus).expanduser().absolute().name
+        stem = last.split(".")[0]
         letters = "".join(c if c.isalnum() or c in "-_" else "-" for c in stem).strip("-")
         return letters or "corpus"
 
@@ -168,12 +183,37 @@ class CorpusConfig:
 def locate_shards(config: CorpusConfig, workspace: Workspace) -> list[Shard]:
     """The shards of a corpus, in its order, fetched or packed first if it is known by name only.
 
-    Raises CorpusError, in one line, if there is nothing to read or the network does not give it.
+    Raises CorpusError, in one line, if there is nothing to read or the network does not give it; NetworkError if it does not
+    list a remote corpus.
     """
     place = config.corpus
     if not Path(place).expanduser().exists() and (entry := CATALOGUE.get(place)):
         place = str(_fetched(entry, workspace))
     return find_shards(place)[: config.limit_shards]
+
+
+def decided(config: CorpusConfig, shards: list[Shard], workspace: Workspace) -> CorpusConfig:
+    """The configuration with its val fraction, so that no later step looks into the corpus for it.
+
+    Of a single remote file its form is remembered as long as it does not change.
+    """
+    if config.val_fraction is not None or not is_remote(config.corpus):
+        return replace(config, val_fraction=config.chosen_val_fraction)
+    if not _is_one_file(config.corpus, shards):
+        return replace(config, val_fraction=SHARDS_VAL_FRACTION)
+    shard, known = shards[0], KnownFiles(workspace.documents / KNOWN_FILES, "form")
+    signature = RemoteSignature(shard.compressed_bytes, shard.version)
+    if not (found := known.find(shard.location, signature)):
+        found = [{"is_plain_text": is_plain_text(shard)}]
+        known.remember(shard.location, signature, found)
+        known.save()
+    is_book = found[0]["is_plain_text"]
+    return replace(config, val_fraction=TEXT_VAL_FRACTION if is_book else SHARDS_VAL_FRACTION)
+
+
+def _is_one_file(address: str, shards: list[Shard]) -> bool:
+    """Whether an address is that of a file, not of a folder or a pattern that has one."""
+    return len(shards) == 1 and unquote(shown(address)).rpartition("/")[2] == shards[0].name
 
 
 def refuse_incomplete(config: CorpusConfig, shards: int, documents: int) -> None:

@@ -27,10 +27,11 @@ from storage.datasets import (
 )
 from storage.documents import DocumentPart
 from storage.files import fingerprint, remove_partials
+from storage.network import is_remote, shown
 from storage.tokens import SPLIT_RULE, TokenPart, token_dtype
 from storage.workspace import Workspace
 from tasks.characters import SplitCounts, count_parts
-from tasks.corpora import CATALOGUE, CorpusConfig, locate_shards, refuse_incomplete
+from tasks.corpora import CATALOGUE, CorpusConfig, decided, locate_shards, refuse_incomplete
 from tasks.dataset_report import write_report
 from tasks.encode import Encoding, encode, parts_to_encode, sample_part
 from tasks.engine import can_heal, road_task
@@ -105,7 +106,9 @@ class Stages:
 
 def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Dataset:
     """A data set by plain functions, as the flow builds it by tasks: for notebooks, tests and measurements."""
-    shards, fraction = locate_shards(config, workspace), config.chosen_val_fraction
+    shards = locate_shards(config, workspace)
+    config = decided(config, shards, workspace)
+    fraction = config.chosen_val_fraction
     clock = Stages()
     with (
         workspace.lock("build"),
@@ -305,7 +308,9 @@ def build_facts(config: CorpusConfig) -> dict[str, Any]:
 
 
 def _absolute(corpus: str) -> str:
-    """A path that means the same from any folder; a name of the catalogue stays a name."""
+    """A path that means the same from any folder; a name of the catalogue stays a name, an address loses its secrets."""
+    if is_remote(corpus):
+        return shown(corpus)
     return corpus if corpus in CATALOGUE else str(Path(corpus).expanduser().absolute())
 
 

@@ -1,26 +1,28 @@
 """The one pass over a shard: decompress, prove complete, hash, normalise, count characters and store the text."""
 
+import contextlib
 import hashlib
 import itertools
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from storage.documents import PART_FORMAT, DocumentPart, PartWriter, read_part
-from storage.errors import ShardError
-from storage.files import fingerprint, named_errors, sha256_file
+from storage.errors import NetworkError, ShardError
+from storage.files import PARTIAL_SUFFIX, fingerprint, named_errors, sha256_file
 from storage.forms import (
     BOOK_DOCUMENT_BYTES,
     WHOLE_TEXT_BYTES,
     ArchiveOfShards,
     Reading,
+    holds_shards,
     read_archive,
     read_batches,
 )
-from storage.known_files import KnownFiles, Signature
+from storage.known_files import KNOWN_FILES, KnownFiles, RemoteSignature, Signature
 from storage.shards import Shard, uncompressed_bytes
-from storage.tar_stream import MAX_MEMBER_BYTES
 from storage.workspace import natural_order
 from tasks.characters import SplitCounts
 from tasks.workers import Workers
@@ -28,7 +30,10 @@ from tasks.workers import Workers
 # Of a long document at the same time, at most: while it is read (in the tar, in a batch, in Parquet's pages), and more of
 # them later, when it is encoded (in pages, rows, pieces, and as ids of up to four bytes).
 COPIES_OF_A_DOCUMENT = 9
-_IN_MEMORY_BYTES = 64 << 20  # a larger file is read twice: once for its sha256, once for its text
+_IN_MEMORY_BYTES = (
+    64 << 20
+)  # a larger file is read twice, once for its sha256, and is first copied here if it is remote
+_COPY_BYTES = 1 << 20
 _CHANGED = "changed while it was being read; run again when it is complete"
 
 
@@ -53,6 +58,17 @@ class RefusedShard:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreachedShard:
+    """A shard behind a network that did not come. That says nothing about it, so it is never left out: see NetworkError."""
+
+    name: str
+    location: str
+    place: str
+    reason: str
+    can_heal: bool
+
+
 def ingest(
     shards: Sequence[Shard],
     folder: Path,
@@ -60,37 +76,52 @@ def ingest(
     val_fraction: float,
     workers: Workers,
     limit_shards: int | None = None,
-) -> list[IngestedShard | RefusedShard]:
+) -> list[IngestedShard | RefusedShard | UnreachedShard]:
     """Stores the text of shards, one after another; a shard that cannot be trusted is named, and the rest goes on.
 
-    An archive of shards becomes all of its shards, or so many, read side by side as the archive streams by.
+    An archive of shards becomes all of its shards, or so many, read side by side as the archive streams by. After a shard
+    that did not come through the network the rest is not tried: each would wait for it again.
     """
-    results: list[IngestedShard | RefusedShard] = []
-    limit = workers.largest_piece(COPIES_OF_A_DOCUMENT)
+    results: list[IngestedShard | RefusedShard | UnreachedShard] = []
+    settings = (folder, reading, val_fraction, workers.largest_piece(COPIES_OF_A_DOCUMENT))
     for shard in shards:
-        with workers.memory(_memory_bytes(shard, limit)):
-            result = workers.run(ingest_shard, shard, folder, reading, val_fraction, limit)
-        if result is not None:
-            results.append(result)
-            continue
-        calls = (
-            (inner, folder, reading, val_fraction, limit)
-            for inner in itertools.islice(read_archive(shard), limit_shards)
-        )
         try:
-            results += [found for found in workers.map(ingest_shard, calls) if found is not None]
-        except ShardError as error:  # of the archive itself: what came out of it before is not to be believed
-            results.append(_refused(shard, error))
+            results += _ingested_file(shard, settings, workers, limit_shards)
+        except NetworkError as error:
+            facts = {"place": error.place, "reason": error.reason, "can_heal": error.can_heal}
+            results.append(UnreachedShard(name=shard.name, location=shard.location, **facts))
+            break
     return results
 
 
-def _memory_bytes(shard: Shard, document_limit_bytes: int | None) -> int:
+def _ingested_file(
+    shard: Shard,
+    settings: tuple[Path, Reading, float, int | None],
+    workers: Workers,
+    limit_shards: int | None,
+) -> list[IngestedShard | RefusedShard]:
+    """What became of a shard, or of each shard in an archive."""
+    limit = settings[-1]
+    with workers.memory(0 if limit is None else _memory_bytes(shard, limit)):
+        result = workers.run(ingest_shard, shard, *settings)
+    if result is not None:
+        return [result]
+    calls = ((inner, *settings) for inner in itertools.islice(read_archive(shard), limit_shards))
+    found: list[IngestedShard | RefusedShard] = []
+    try:
+        found += [one for one in workers.map(ingest_shard, calls) if one is not None]
+    except ShardError as error:  # of the archive itself: what came out of it before is not to be believed
+        found.append(_refused(shard, error))
+    return found
+
+
+def _memory_bytes(shard: Shard, document_limit_bytes: int) -> int:
     """What reading a shard can take at most: it is a stream, but a document is in memory whole, several times."""
     try:
         content = uncompressed_bytes(shard)
-    except (ShardError, OSError):  # whoever reads it will say so
+    except (ShardError, NetworkError, OSError):  # whoever reads it will say so
         content = shard.compressed_bytes
-    return COPIES_OF_A_DOCUMENT * min(content, document_limit_bytes or MAX_MEMBER_BYTES)
+    return COPIES_OF_A_DOCUMENT * min(content, document_limit_bytes)
 
 
 def ingest_shard(
@@ -102,15 +133,16 @@ def ingest_shard(
 ) -> IngestedShard | RefusedShard | None:
     """Stores a shard's documents below `folder`, unless they are there already; None if it is an archive of shards.
 
-    Nothing is left behind of a shard that is refused.
+    Nothing is left behind of a shard that is refused. Raises NetworkError if a remote one does not come: that says nothing
+    about the shard.
     """
     try:
-        shard, sha256 = _identified(shard)
-        path = folder / f"{sha256}-{_settings(reading)}.parquet"
-        if part := read_part(path):
-            return _ingested(shard, part, reused=True)
-        part = _stored(shard, sha256, path, reading, val_fraction, document_limit_bytes)
-        return _ingested(shard, part, reused=False)
+        with _identified(shard, folder) as (here, sha256):
+            path = folder / f"{sha256}-{_settings(reading)}.parquet"
+            if part := read_part(path):
+                return _ingested(shard, part, reused=True)
+            part = _stored(here, sha256, path, reading, val_fraction, document_limit_bytes)
+            return _ingested(shard, part, reused=False)
     except ShardError as error:
         return _refused(shard, error)
     except ArchiveOfShards:
@@ -123,7 +155,7 @@ class Recalled:
 
     known: list[IngestedShard]
     unknown: list[Shard]
-    signatures: dict[str, Signature]
+    signatures: dict[str, Signature | RemoteSignature]
 
 
 def recall(shards: Sequence[Shard], folder: Path, reading: Reading) -> Recalled:
@@ -132,18 +164,20 @@ def recall(shards: Sequence[Shard], folder: Path, reading: Reading) -> Recalled:
     known: list[IngestedShard] = []
     unknown: list[Shard] = []
     for shard in shards:
-        items = [_recalled(shard, folder, facts) for facts in files.find(shard.location) or [None]]
+        items = [
+            _recalled(shard, folder, facts) for facts in files.find(shard.location, _listed(shard)) or [None]
+        ]
         if all(items):
             known += [item for item in items if item]
         else:
             unknown.append(shard)
-    signatures = {shard.location: Signature.of(Path(shard.location)) for shard in unknown}
+    signatures = {shard.location: _listed(shard) or Signature.of(Path(shard.location)) for shard in unknown}
     return Recalled(known=known, unknown=unknown, signatures=signatures)
 
 
 def remember(
     recalled: Recalled,
-    results: Sequence[IngestedShard | RefusedShard],
+    results: Sequence[IngestedShard | RefusedShard | UnreachedShard],
     folder: Path,
     reading: Reading,
     limit_shards: int | None,
@@ -152,7 +186,7 @@ def remember(
     if not recalled.unknown or limit_shards is not None:
         return
     files = _known_files(folder, reading)
-    by_file: dict[str, list[IngestedShard | RefusedShard]] = {}
+    by_file: dict[str, list[IngestedShard | RefusedShard | UnreachedShard]] = {}
     for result in results:
         by_file.setdefault(result.location, []).append(result)
     for shard in recalled.unknown:
@@ -164,9 +198,17 @@ def remember(
 
 
 def refuse_bad_shards(
-    results: Sequence[IngestedShard | RefusedShard], tolerated: int, limit_shards: int | None = None
+    results: Sequence[IngestedShard | RefusedShard | UnreachedShard],
+    tolerated: int,
+    limit_shards: int | None = None,
 ) -> list[IngestedShard]:
-    """The good ones, or so many of them, in corpus order. Raises ShardError, naming the first and counting the rest, beyond what is tolerated."""
+    """The good ones, or so many of them, in corpus order. Raises ShardError, naming the first and counting the rest, beyond what is tolerated.
+
+    Raises NetworkError, whatever is tolerated, if there is one that did not come.
+    """
+    for result in results:
+        if isinstance(result, UnreachedShard):
+            raise NetworkError(result.place, result.reason, result.can_heal)
     refused = [result for result in results if isinstance(result, RefusedShard)]
     if len(refused) > tolerated:
         more = f" (and {len(refused) - 1} more bad shards)" if len(refused) > 1 else ""
@@ -176,15 +218,39 @@ def refuse_bad_shards(
     return sorted(good, key=lambda item: natural_order(item.name))[:limit_shards]
 
 
-def _identified(shard: Shard) -> tuple[Shard, str]:
-    """The shard, with its bytes in memory if they are not many, and their sha256."""
-    with named_errors(Path(shard.location)), shard.open() as file:
-        if shard.compressed_bytes > _IN_MEMORY_BYTES:
-            return shard, hashlib.file_digest(file, "sha256").hexdigest()
-        content = file.read()
-    if len(content) != shard.compressed_bytes:
-        raise shard.refused(_CHANGED)
-    return replace(shard, content=content), hashlib.sha256(content).hexdigest()
+@contextlib.contextmanager
+def _identified(shard: Shard, folder: Path) -> Iterator[tuple[Shard, str]]:
+    """The shard with its bytes at hand (in memory if they are not many, else on this disk), and their sha256.
+
+    Raises ArchiveOfShards for a large archive, before all of it was read.
+    """
+    if shard.content is not None or shard.compressed_bytes <= _IN_MEMORY_BYTES:
+        with named_errors(Path(shard.place)):
+            content = shard.read()
+        if len(content) != shard.compressed_bytes:
+            raise shard.refused(_CHANGED)
+        yield replace(shard, content=content), hashlib.sha256(content).hexdigest()
+    elif holds_shards(shard):
+        raise ArchiveOfShards
+    elif shard.is_remote:
+        with _fetched(shard, folder) as (copy, sha256):
+            yield replace(shard, copy=copy), sha256
+    else:
+        yield shard, sha256_file(Path(shard.location))
+
+
+@contextlib.contextmanager
+def _fetched(shard: Shard, folder: Path) -> Iterator[tuple[str, str]]:
+    """The path of a copy of a remote shard, for the time of the body, and its sha256; the file comes once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = hashlib.sha256()
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=PARTIAL_SUFFIX) as copy:
+        with shard.open() as source, named_errors(Path(copy.name)):
+            while chunk := source.read(_COPY_BYTES):
+                digest.update(chunk)
+                copy.write(chunk)
+            copy.flush()
+        yield copy.name, digest.hexdigest()
 
 
 def _stored(
@@ -206,7 +272,7 @@ def _stored(
                 normalised_documents=batch.normalised_documents,
             )
             counts.update(batch.texts, digests, val_fraction)
-        if shard.content is None and sha256_file(Path(shard.location)) != sha256:
+        if shard.content is shard.copy is None and sha256_file(Path(shard.location)) != sha256:
             raise shard.refused(_CHANGED)
         characters = counts.as_part().to_json(val_fraction)
         return writer.finish(sha256, {"settings": _settings(reading), "characters": characters})
@@ -240,7 +306,12 @@ def _refused(shard: Shard, error: ShardError) -> RefusedShard:
 
 
 def _known_files(folder: Path, reading: Reading) -> KnownFiles:
-    return KnownFiles(folder / "known-files.json", _settings(reading))
+    return KnownFiles(folder / KNOWN_FILES, _settings(reading))
+
+
+def _listed(shard: Shard) -> RemoteSignature | None:
+    """How a remote shard was listed; None of one on this disk."""
+    return RemoteSignature(shard.compressed_bytes, shard.version) if shard.is_remote else None
 
 
 def _noted(shard: Shard, item: IngestedShard) -> dict[str, Any]:

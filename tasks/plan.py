@@ -2,11 +2,11 @@
 
 import errno
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.errors import ShardError
+from storage.errors import NetworkError, ShardError
 from storage.shards import Shard, uncompressed_bytes
 from storage.workspace import Workspace
 from tasks.corpora import CATALOGUE, CorpusConfig, catalogue_folder, locate_shards
@@ -19,11 +19,14 @@ _TOKEN_BYTES_A_TEXT_BYTE = {"char": 2.0, "gpt2": 0.65}
 _TOKEN_BYTES_OF_OTHERS = 1.0
 _TEXT_BYTES_A_SECOND = {"char": 22_000_000, "gpt2": 18_000_000}
 _TEXT_BYTES_A_SECOND_OF_OTHERS = 15_000_000
+_USUAL_EXPANSION = 10  # text seldom shrinks more
+_SAMPLED_SHARDS = 16  # of remote ones: each costs some requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatasetPlan:
-    """What a build would take. `text_bytes` is what xz expands to: tar headers included, so a little too much."""
+    """What a build would take. `text_bytes` is what xz expands to: tar headers included, so a little too much; of
+    remote shards it is estimated from some of them."""
 
     shards: int
     compressed_bytes: int
@@ -48,7 +51,7 @@ def plan_dataset(config: CorpusConfig, workspace: Workspace) -> DatasetPlan:
     else:
         found = locate_shards(config, workspace)
         shards, compressed = len(found), sum(shard.compressed_bytes for shard in found)
-        text, download = sum(map(uncompressed_bytes, found)), 0
+        text, download = _content_bytes(found, uncompressed_bytes), 0
     workers = chosen_workers(config.workers)
     return DatasetPlan(
         shards=shards,
@@ -64,8 +67,10 @@ def plan_dataset(config: CorpusConfig, workspace: Workspace) -> DatasetPlan:
 
 def refuse_full_disk(config: CorpusConfig, unread: Sequence[Shard], workspace: Workspace) -> None:
     """Raises OSError, before any work, if the disk cannot hold what is to be made of shards that were not read yet."""
-    content = sum(map(_content_bytes, unread))
-    free, needed = shutil.disk_usage(existing_folder(workspace.root)).free, _disk_bytes(config, content)
+    free = shutil.disk_usage(existing_folder(workspace.root)).free
+    needed = _disk_bytes(config, _content_bytes(unread, _bytes_at_most))
+    if needed > free:  # what lies here has told; what lies behind a network is asked only now
+        needed = _disk_bytes(config, _content_bytes(unread, _bytes_if_whole))
     if needed > free:
         raise OSError(
             errno.ENOSPC,
@@ -81,7 +86,32 @@ def _disk_bytes(config: CorpusConfig, content_bytes: int) -> int:
     return int(content_bytes * (_STORED_SHARE + tokens))
 
 
-def _content_bytes(shard: Shard) -> int:
+def _content_bytes(shards: Sequence[Shard], size_of: Callable[[Shard], int]) -> int:
+    """What shards expand to: on this disk, the sum of what each says; behind a network, estimated from some of them."""
+    remote = [shard for shard in shards if shard.is_remote]
+    local = sum(size_of(shard) for shard in shards if not shard.is_remote)
+    sample = remote[:: -(-len(remote) // _SAMPLED_SHARDS) or 1]
+    compressed = sum(shard.compressed_bytes for shard in sample)
+    if not compressed:
+        return local
+    content = sum(_size_from_afar(shard, size_of) for shard in sample)
+    return local + sum(shard.compressed_bytes for shard in remote) * content // compressed
+
+
+def _size_from_afar(shard: Shard, size_of: Callable[[Shard], int]) -> int:
+    try:
+        return size_of(shard)
+    except NetworkError as error:
+        if error.can_heal:
+            raise
+        return shard.compressed_bytes  # its server sends no parts, or refuses: whoever reads it will say so
+
+
+def _bytes_at_most(shard: Shard) -> int:
+    return shard.compressed_bytes * _USUAL_EXPANSION if shard.is_remote else _bytes_if_whole(shard)
+
+
+def _bytes_if_whole(shard: Shard) -> int:
     try:
         return uncompressed_bytes(shard)
     except ShardError:  # whoever reads it will say so

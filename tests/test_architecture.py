@@ -23,6 +23,8 @@ DOORS = {
     "lzma_mt": {"storage/shards.py"},
     "tarfile": {"storage/shards.py"},
     "zstandard": {"storage/shards.py"},
+    "fsspec": {"storage/remote.py"},
+    "aiohttp": {"storage/remote.py"},
     "gigatoken": {"tasks/tokenizers.py"},
     "tokenizers": {"tasks/tokenizers.py"},
     "rensa": {"tasks/examine.py"},
@@ -115,7 +117,8 @@ def test_every_flow_stands_in_a_file_of_its_name() -> None:
 
 def test_every_bound_has_its_reason_beside_it() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    for requirement in tomllib.loads(text)["project"]["dependencies"]:
+    project = tomllib.loads(text)["project"]
+    for requirement in project["dependencies"] + project["optional-dependencies"]["remote"]:
         line = next(line for line in text.splitlines() if f'"{requirement}"' in line)
         assert "#" in line, f"{requirement} has no reason"
         assert "<" in requirement, f"{requirement} has no upper bound"

@@ -41,7 +41,7 @@ def tiny_documents(count: int = 120, seed: int = 1) -> list[str]:
     ]
 
 
-def build_plainly(corpus: Path, workspace: Workspace, **settings: object) -> Dataset:
+def build_plainly(corpus: Path | str, workspace: Workspace, **settings: object) -> Dataset:
     """The steps of the flow, called as functions."""
     config = CorpusConfig(corpus=str(corpus), **({"val_fraction": 0.1, "workers": 2} | settings))  # type: ignore[arg-type]
     with Workers(2) as workers:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.known_files import KnownFiles, Signature
+from storage.known_files import KnownFiles, RemoteSignature, Signature
 
 
 @pytest.fixture
@@ -64,6 +64,27 @@ def test_a_file_that_changed_while_it_was_read_is_not_noted(settled: Path, tmp_p
     settled.write_bytes(b"longer content")
     known.remember(str(settled), before, [{"name": "a"}])
     assert known.find(str(settled)) is None
+
+
+def test_a_remote_file_is_known_by_size_and_version_and_not_without_one(tmp_path: Path) -> None:
+    known, address = KnownFiles(tmp_path / "known.json", "one"), "https://host/a.xz"
+    known.remember(address, RemoteSignature(5, '"v1"'), [{"name": "a"}])
+    known.remember("s3://bucket/b.xz", RemoteSignature(5, None), [{"name": "b"}])
+    assert known.find(address, RemoteSignature(5, '"v1"')) == [{"name": "a"}]
+    for other in (RemoteSignature(6, '"v1"'), RemoteSignature(5, '"v2"'), RemoteSignature(5, None)):
+        assert known.find(address, other) is None
+    assert known.find("s3://bucket/b.xz", RemoteSignature(5, None)) is None
+
+
+def test_addresses_that_differ_in_what_is_not_shown_are_two_files_and_no_secret_is_kept(
+    tmp_path: Path,
+) -> None:
+    known, signature = KnownFiles(tmp_path / "known.json", "one"), RemoteSignature(5, '"v1"')
+    known.remember("https://host/get?id=1&sign=s3cret", signature, [{"name": "a"}])
+    known.save()
+    assert known.find("https://host/get?id=1&sign=s3cret", signature) == [{"name": "a"}]
+    assert known.find("https://host/get?id=2&sign=s3cret", signature) is None
+    assert "s3cret" not in (tmp_path / "known.json").read_text()
 
 
 @pytest.mark.parametrize(

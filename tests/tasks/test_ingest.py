@@ -465,7 +465,7 @@ def members(tmp_path: Path) -> dict[str, bytes]:
 def test_an_archive_is_told_by_none_and_leaves_nothing(members: dict[str, bytes], tmp_path: Path) -> None:
     archive = archive_of(tmp_path / "a.tar", members)
     assert ingest_shard(archive, tmp_path / "documents", Reading(), FRACTION) is None
-    assert not list((tmp_path / "documents").iterdir())
+    assert not list((tmp_path / "documents").rglob("*"))
 
 
 @pytest.mark.parametrize("compress", [bytes, lzma.compress], ids=["tar", "tar.xz"])
