@@ -26,8 +26,8 @@ from typing import Any
 from storage.forms import Reading, read_batches
 from storage.shards import Shard, find_shards
 from storage.workspace import Workspace
+from tasks.build import build
 from tasks.corpora import CorpusConfig
-from tasks.dataset import build
 from tasks.memory import MemoryWatch
 from tasks.tokenizers import FastEncoder, LibraryTokenizer, TokenizerFile, gpt2_json
 from tasks.workers import Workers, chosen_workers

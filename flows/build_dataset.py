@@ -13,24 +13,29 @@ from storage.datasets import Dataset, DatasetWriter, find_by_fingerprint
 from storage.shards import Shard
 from storage.workspace import Workspace
 from tasks.artifacts import show_dataset
-from tasks.corpora import CorpusConfig, decided, refuse_incomplete
+from tasks.corpora import CorpusConfig, decided
 from tasks.dataset import (
     BuiltDataset,
+    Material,
     Stages,
     count_task,
     encode_task,
     encoding,
+    examination,
+    examine_task,
+    gather,
     groups_of,
     ingest_task,
     inputs_fingerprint,
     join_task,
     learn_tokenizer_task,
+    leave_out_task,
     locate_shards_task,
     report_task,
     sweep,
 )
 from tasks.encode import parts_to_encode
-from tasks.ingest import IngestedShard, recall, refuse_bad_shards, remember
+from tasks.ingest import recall, remember
 from tasks.memory import MemoryWatch
 from tasks.plan import refuse_full_disk
 from tasks.tokenizers import EncoderDiffers
@@ -63,26 +68,25 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
         clock = Stages()
         shards = locate_shards_task(config, place)
         config = decided(config, shards, place)
-        results = _ingest(config, place, workers, shards)
-        ingested = refuse_bad_shards(results, config.tolerate_bad_shards, config.limit_shards)
-        refuse_incomplete(config, len(ingested), sum(item.part.documents for item in ingested))
+        material = gather(config, _ingest(config, place, workers, shards))
         clock.ended("ingest")
-        inputs = inputs_fingerprint(config, ingested)
+        inputs = inputs_fingerprint(config, material)
         dataset = find_by_fingerprint(place.datasets, config.chosen_name, inputs)
         if not dataset:
+            if config.quality.is_on:
+                material = _leave_out(config, place, material, workers)
+                clock.ended("quality")
             try:
-                dataset = _encode(config, place, results, ingested, workers, memory, clock)
+                dataset = _encode(config, place, material, workers, memory, clock)
             except EncoderDiffers as error:
                 get_run_logger().warning("%s; the reference encodes, more slowly", error)
                 with _workers(config) as others:
-                    dataset = _encode(
-                        config, place, results, ingested, others, memory, clock, use_reference=True
-                    )
-    reused = sum(item.reused for item in ingested)
+                    dataset = _encode(config, place, material, others, memory, clock, use_reference=True)
+    reused = sum(shard.reused for shard in material.shards)
     built = BuiltDataset(
         dataset=dataset,
         reused_parts=reused,
-        built_parts=len(ingested) - reused,
+        built_parts=len(material.shards) - reused,
         seconds=time.monotonic() - began,
         peak_rss_bytes=memory.peak_bytes,
     )
@@ -115,11 +119,22 @@ def _ingest(config: CorpusConfig, place: Workspace, workers: Workers, shards: li
     return [*recalled.known, *results]
 
 
+def _leave_out(config: CorpusConfig, place: Workspace, material: Material, workers: Workers) -> Material:
+    """The material without the documents that quality steps drop: each is examined by itself, then all are compared."""
+    settings = {"examination": examination(config, place), "workers": workers}
+    parts = list(enumerate(material.parts))
+    with (
+        Watch("examine", total=len(parts), unit="shards", artifact_key="examine") as watch,
+        ThreadPoolTaskRunner(max_workers=workers.count) as runner,
+    ):
+        examined = list(_in_groups(runner, examine_task, "parts", parts, watch, settings))
+    return leave_out_task(config, material, examined, workers)
+
+
 def _encode(
     config: CorpusConfig,
     place: Workspace,
-    results: list[Any],
-    ingested: list[IngestedShard],
+    material: Material,
     workers: Workers,
     memory: MemoryWatch,
     clock: Stages,
@@ -127,7 +142,7 @@ def _encode(
     use_reference: bool = False,
 ) -> Dataset:
     """Stored text to a finished data set: learn the tokenizer, encode part by part, join in corpus order."""
-    parts = [item.part for item in ingested]
+    parts = material.parts
     counts = count_task(parts, config.chosen_val_fraction, workers)
     tokenizer = learn_tokenizer_task(
         config, parts, counts, place.tokens, workers, use_reference=use_reference
@@ -141,7 +156,7 @@ def _encode(
     ):
         to_encode = parts_to_encode(parts, settings["encoding"], writer.place)
         encoded = _in_groups(runner, encode_task, "parts", to_encode, watch, settings)
-        dataset = join_task(config, writer, results, ingested, tokenizer, encoded, workers, clock, memory)
+        dataset = join_task(config, writer, material, tokenizer, encoded, workers, clock, memory)
     sweep(place)
     report_task(dataset, counts.all)
     return dataset

@@ -15,10 +15,19 @@ from flows.options import (
     CoverageOption,
     DatasetArgument,
     DebugOption,
+    DecontaminateOption,
+    DecontaminationWordsOption,
+    ExactDuplicatesOption,
     InvalidOption,
     JsonOption,
+    LanguageOption,
     LimitOption,
+    MaximumCharactersOption,
+    MinimumCharactersOption,
+    MinimumLettersOption,
     NameOption,
+    NearDuplicatesOption,
+    NormalisationOption,
     SplitOption,
     TokenizerOption,
     TolerateOption,
@@ -87,6 +96,15 @@ def dataset_build(
     limit_shards: LimitOption = None,
     workers: WorkersOption = None,
     memory_budget: BudgetOption = None,
+    normalisation: NormalisationOption = "none",
+    drop_exact_duplicates: ExactDuplicatesOption = False,
+    drop_near_duplicates: NearDuplicatesOption = None,
+    minimum_characters: MinimumCharactersOption = None,
+    maximum_characters: MaximumCharactersOption = None,
+    minimum_letters: MinimumLettersOption = None,
+    language: LanguageOption = None,
+    decontaminate: DecontaminateOption = None,
+    decontamination_words: DecontaminationWordsOption = 13,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -95,6 +113,7 @@ def dataset_build(
     place = prefect_ready(workspace, debug)
     from flows.build_dataset import build_dataset
     from tasks.corpora import CorpusConfig
+    from tasks.quality import QualityConfig
 
     config = CorpusConfig(
         corpus=kept_aside(corpus),
@@ -108,6 +127,17 @@ def dataset_build(
         limit_shards=limit_shards,
         workers=workers,
         memory_budget_bytes=size_in_bytes(memory_budget),
+        normalisation=normalisation,
+        quality=QualityConfig(
+            drop_exact_duplicates=drop_exact_duplicates,
+            drop_near_duplicates=drop_near_duplicates,
+            minimum_characters=minimum_characters,
+            maximum_characters=maximum_characters,
+            minimum_letters=minimum_letters,
+            languages=tuple(language or ()),
+            decontaminate=tuple(str(Path(place).expanduser().absolute()) for place in decontaminate or ()),
+            decontamination_words=decontamination_words,
+        ),
     )
     built = build_dataset(config, workspace=place.root)
     show_built(built)

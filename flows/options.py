@@ -95,6 +95,81 @@ ColumnOption = Annotated[
     str,
     typer.Option("--text-column", help="The column of Parquet, or field of JSON lines, that holds the text."),
 ]
+_QUALITY = "Quality steps, all off by default"
+NormalisationOption = Annotated[
+    Literal["none", "hugging-face"],
+    typer.Option(
+        "--normalisation",
+        rich_help_panel=_QUALITY,
+        help="hugging-face: blanks as its OpenWebText has them (no two empty lines together, none at either end).",
+    ),
+]
+ExactDuplicatesOption = Annotated[
+    bool,
+    typer.Option(
+        "--drop-exact-duplicates",
+        rich_help_panel=_QUALITY,
+        help="Keep the first of documents with the same text.",
+    ),
+]
+NearDuplicatesOption = Annotated[
+    float | None,
+    typer.Option(
+        "--drop-near-duplicates",
+        metavar="SIMILARITY",
+        rich_help_panel=_QUALITY,
+        help="Keep the first of documents this similar (Jaccard index of 5 neighbouring words), such as 0.8.",
+        show_default=False,
+    ),
+]
+MinimumCharactersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--minimum-characters", rich_help_panel=_QUALITY, help="Drop shorter documents.", show_default=False
+    ),
+]
+MaximumCharactersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--maximum-characters", rich_help_panel=_QUALITY, help="Drop longer documents.", show_default=False
+    ),
+]
+MinimumLettersOption = Annotated[
+    float | None,
+    typer.Option(
+        "--minimum-letters",
+        metavar="SHARE",
+        rich_help_panel=_QUALITY,
+        help="Drop documents with a smaller share of letters, digits and blanks, of any script.",
+        show_default=False,
+    ),
+]
+LanguageOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--language",
+        metavar="CODE",
+        rich_help_panel=_QUALITY,
+        help="Keep documents in this language, such as en. May be repeated.",
+        show_default=False,
+    ),
+]
+DecontaminateOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--decontaminate",
+        metavar="PATH",
+        rich_help_panel=_QUALITY,
+        help="Drop documents that share 13 neighbouring words with these test texts. May be repeated.",
+        show_default=False,
+    ),
+]
+DecontaminationWordsOption = Annotated[
+    int,
+    typer.Option(
+        "--decontamination-words", rich_help_panel=_QUALITY, help="How many neighbouring words that takes."
+    ),
+]
 SplitOption = Annotated[Literal["train", "val"], typer.Option("--split", help="train or val.")]
 TolerateOption = Annotated[
     int,

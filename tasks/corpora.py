@@ -4,18 +4,19 @@ import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
 from storage.errors import CorpusError
 from storage.files import link_or_copy, named_errors, sha256_file, write_json
-from storage.forms import InvalidUtf8, Reading, is_plain_text
+from storage.forms import InvalidUtf8, Normalisation, Reading, is_plain_text
 from storage.known_files import KNOWN_FILES, KnownFiles, RemoteSignature
 from storage.network import is_remote, shown
 from storage.shards import Shard, find_shards
 from storage.workspace import Workspace
+from tasks.quality import QualityConfig
 from tasks.stdlib_docs import pack_stdlib_docs
 from tasks.tokenizers import bpe_size, tokenizer_path
 from tasks.watch import Watch
@@ -104,7 +105,7 @@ class CorpusConfig:
     `corpus` is a name of the catalogue, a folder, a file or a glob, here or at an address such as `s3://…`. `name` is the data set's, by default the corpus's.
     `tokenizer` is char, gpt2, bpe:SIZE or the path of a tokenizer.json. `val_fraction` is by default the catalogue's, else 0.1 of a single text and 0.02 of anything else. `character_coverage` is the share of all characters that
     get an id of their own; the rest are spelt in bytes. `workers` is by default the number of CPUs, or as
-    many as the memory budget has room for.
+    many as the memory budget has room for. `quality` leaves documents out, `normalisation` changes their blanks; nothing does by default.
     """
 
     corpus: str = DEFAULT_CORPUS
@@ -118,6 +119,8 @@ class CorpusConfig:
     limit_shards: int | None = None
     workers: int | None = None
     memory_budget_bytes: int | None = None
+    normalisation: Normalisation = "none"
+    quality: QualityConfig = field(default_factory=QualityConfig)
 
     def __post_init__(self) -> None:
         if self.tokenizer not in ("char", "gpt2") and not bpe_size(self.tokenizer):
@@ -134,13 +137,13 @@ class CorpusConfig:
             )
         if self.tolerate_bad_shards < 0:
             raise ValueError(f"tolerate_bad_shards is {self.tolerate_bad_shards}; it must be at least 0")
-        for field, value in (
+        for setting, value in (
             ("limit_shards", self.limit_shards),
             ("workers", self.workers),
             ("memory_budget_bytes", self.memory_budget_bytes),
         ):
             if value is not None and value < 1:
-                raise ValueError(f"{field} is {value}; it must be at least 1")
+                raise ValueError(f"{setting} is {value}; it must be at least 1")
 
     @property
     def chosen_val_fraction(self) -> float:
@@ -159,7 +162,9 @@ class CorpusConfig:
     @property
     def reading(self) -> Reading:
         """How bytes become documents."""
-        return Reading(invalid_utf8=self.invalid_utf8, text_column=self.text_column)
+        return Reading(
+            invalid_utf8=self.invalid_utf8, text_column=self.text_column, normalisation=self.normalisation
+        )
 
     @property
     def shown_corpus(self) -> str:

@@ -1,15 +1,11 @@
 """From shards to a data set: the steps of a build, each of which first asks what is done already."""
 
-import itertools
-import logging
 import platform
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,33 +16,34 @@ from storage.datasets import (
     Dataset,
     DatasetInputs,
     DatasetWriter,
+    LeftOut,
     Quarantined,
     Source,
-    find_by_fingerprint,
     refuse_empty_split,
 )
 from storage.documents import DocumentPart
+from storage.errors import DatasetError
+from storage.examined import ExaminedFiles
 from storage.files import fingerprint, remove_partials
 from storage.network import is_remote, shown
 from storage.tokens import SPLIT_RULE, TokenPart, token_dtype
 from storage.workspace import Workspace
 from tasks.characters import SplitCounts, count_parts
-from tasks.corpora import CATALOGUE, CorpusConfig, decided, locate_shards, refuse_incomplete
+from tasks.corpora import CATALOGUE, CorpusConfig, locate_shards, refuse_incomplete
 from tasks.dataset_report import write_report
-from tasks.encode import Encoding, encode, parts_to_encode, sample_part
+from tasks.dropped import Dropped, choose_dropped
+from tasks.encode import Encoding, encode, sample_part
 from tasks.engine import can_heal, road_task
+from tasks.examine import Examination, examine, prepare_examination
 from tasks.ingest import (
     IngestedShard,
     RefusedShard,
+    UnreachedShard,
     ingest,
-    recall,
     refuse_bad_shards,
-    remember,
 )
 from tasks.memory import MemoryWatch
-from tasks.plan import refuse_full_disk
 from tasks.tokenizers import (
-    EncoderDiffers,
     TokenizerFile,
     bpe_size,
     encoder_facts,
@@ -59,7 +56,6 @@ from tasks.watch import pulse
 from tasks.workers import Workers
 
 T = TypeVar("T")
-_log = logging.getLogger("brickroad.dataset")
 
 MAXIMUM_GROUPS = 200  # task runs a flow: more would burden the orchestrator's database
 _GROUPS_A_WORKER = 8  # enough that the last group to finish is no long tail
@@ -104,84 +100,62 @@ class Stages:
         self.seconds[stage], self._began = now - self._began, now
 
 
-def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Dataset:
-    """A data set by plain functions, as the flow builds it by tasks: for notebooks, tests and measurements."""
-    shards = locate_shards(config, workspace)
-    config = decided(config, shards, workspace)
-    fraction = config.chosen_val_fraction
-    clock = Stages()
-    with (
-        workspace.lock("build"),
-        ThreadPoolExecutor(workers.count) as threads,
-        MemoryWatch(workers.process_ids) as memory,
-    ):
-        sweep(workspace)
-        read = partial(
-            ingest,
-            folder=workspace.documents,
-            reading=config.reading,
-            val_fraction=fraction,
-            workers=workers,
-            limit_shards=config.limit_shards,
-        )
-        recalled = recall(shards, workspace.documents, config.reading)
-        refuse_full_disk(config, recalled.unknown, workspace)
-        results = list(
-            itertools.chain.from_iterable(threads.map(read, [[shard] for shard in recalled.unknown]))
-        )
-        remember(recalled, results, workspace.documents, config.reading, config.limit_shards)
-        results += recalled.known
-        ingested = refuse_bad_shards(results, config.tolerate_bad_shards, config.limit_shards)
-        refuse_incomplete(config, len(ingested), sum(item.part.documents for item in ingested))
-        clock.ended("ingest")
-        inputs = inputs_fingerprint(config, ingested)
-        if found := find_by_fingerprint(workspace.datasets, config.chosen_name, inputs):
-            return found
-        steps = (config, workspace, results, ingested, workers, threads, clock, memory)
-        try:
-            return _encoded(*steps)
-        except EncoderDiffers as error:
-            _log.warning("%s; the reference encodes, more slowly", error)
-            return _encoded(*steps, use_reference=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """What a data set is made of: stored shards in corpus order, those left out by name, and documents left out of the rest."""
+
+    shards: list[IngestedShard]
+    quarantined: list[Quarantined]
+    dropped: Dropped | None = None
+
+    @property
+    def parts(self) -> list[DocumentPart]:
+        """The stored text of the shards."""
+        return [shard.part for shard in self.shards]
 
 
-def _encoded(
-    config: CorpusConfig,
-    workspace: Workspace,
-    results: Sequence[IngestedShard | RefusedShard],
-    ingested: Sequence[IngestedShard],
-    workers: Workers,
-    threads: ThreadPoolExecutor,
-    clock: Stages,
-    memory: MemoryWatch,
-    *,
-    use_reference: bool = False,
-) -> Dataset:
-    parts = [item.part for item in ingested]
-    counts = count_parts(parts, config.chosen_val_fraction, workers)
-    tokenizer = learn_tokenizer(config, parts, counts, workspace.tokens, workers, use_reference=use_reference)
-    clock.ended("learn")
-    settings = encoding(config, workspace, parts, tokenizer)
-    with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
-        to_encode = parts_to_encode(parts, settings, writer.place)
-        write = partial(encode, encoding=settings, workers=workers)
-        encoded = itertools.chain.from_iterable(threads.map(write, [[each] for each in to_encode]))
-        dataset = join(config, writer, results, ingested, tokenizer, encoded, workers, clock, memory)
-    sweep(workspace)
-    report(dataset, counts.all)
-    return dataset
-
-
-def inputs_fingerprint(config: CorpusConfig, ingested: Sequence[IngestedShard]) -> str:
-    """The identity of what a data set is made from: names and bytes of its shards, and the settings that matter."""
-    return fingerprint(
-        {
-            "shards": [[item.name, item.part.path.stem] for item in ingested],
-            "tokenizer": tokenizer_recipe(config.tokenizer, config.character_coverage),
-            "val_fraction": config.chosen_val_fraction,
-            "split_rule": SPLIT_RULE,
-        }
+def gather(
+    config: CorpusConfig, results: Sequence[IngestedShard | RefusedShard | UnreachedShard]
+) -> Material:
+    """The shards that can be trusted, if they are enough. Raises ShardError, NetworkError or CorpusError if they are not."""
+    shards = refuse_bad_shards(results, config.tolerate_bad_shards, config.limit_shards)
+    refuse_incomplete(config, len(shards), sum(shard.part.documents for shard in shards))
+    refused = [result for result in results if isinstance(result, RefusedShard)]
+    return Material(
+        shards=shards, quarantined=[Quarantined(name=one.name, reason=one.reason) for one in refused]
     )
+
+
+def examination(config: CorpusConfig, workspace: Workspace) -> Examination:
+    """How documents are examined, if quality steps are to leave some out."""
+    return prepare_examination(config.quality, workspace.tokens / "examined")
+
+
+def leave_out(
+    config: CorpusConfig, material: Material, examined: Sequence[ExaminedFiles], workers: Workers
+) -> Material:
+    """The material without the documents that quality steps drop. Raises DatasetError if none would be left."""
+    pairs = list(zip(material.parts, examined, strict=True))
+    with pulse("quality"):
+        dropped = choose_dropped(pairs, config.quality, workers)
+    parts = dropped.kept_parts(examined[0].path.parent)
+    if not any(part.documents for part in parts):
+        raise DatasetError(f"{config.shown_corpus}: quality steps leave no document; loosen one of them")
+    shards = [replace(shard, part=part) for shard, part in zip(material.shards, parts, strict=True)]
+    return replace(material, shards=shards, dropped=dropped)
+
+
+def inputs_fingerprint(config: CorpusConfig, material: Material) -> str:
+    """The identity of what a data set is made from: names and bytes of its shards, and the settings that matter."""
+    identity = {
+        "shards": [[shard.name, shard.part.path.stem] for shard in material.shards],
+        "tokenizer": tokenizer_recipe(config.tokenizer, config.character_coverage),
+        "val_fraction": config.chosen_val_fraction,
+        "split_rule": SPLIT_RULE,
+    }
+    if recipe := config.quality.recipe():
+        identity["quality"] = recipe
+    return fingerprint(identity)
 
 
 def learn_tokenizer(
@@ -240,8 +214,7 @@ def encoding(
 def join(
     config: CorpusConfig,
     writer: DatasetWriter,
-    results: Sequence[IngestedShard | RefusedShard],
-    ingested: Sequence[IngestedShard],
+    material: Material,
     tokenizer: TokenizerFile,
     parts: Iterable[TokenPart],
     workers: Workers,
@@ -252,24 +225,11 @@ def join(
 
     What `clock` and `memory` tell of the build so far goes into the manifest.
     """
-    inputs = DatasetInputs(
-        fingerprint=inputs_fingerprint(config, ingested),
-        quarantined=[
-            Quarantined(name=result.name, reason=result.reason)
-            for result in results
-            if isinstance(result, RefusedShard)
-        ],
-        normalisation=_normalisation(ingested),
-        tokenizer_json=tokenizer.text(),
-        tokenizer_fingerprint=tokenizer.fingerprint,
-        vocabulary_size=tokenizer.vocabulary_size,
-        end_of_text=tokenizer.end_of_text,
-        dtype=token_dtype(tokenizer.vocabulary_size),
-        val_fraction=config.chosen_val_fraction,
-    )
-    blocks = _blocks(writer, ingested, parts)
+    blocks = _blocks(writer, material.shards, parts)
     for sha256 in workers.map(write_block, ((block,) for block in blocks)):
         writer.written(sha256)
+    if material.dropped:
+        writer.list_left_out(material.dropped.rows([shard.name for shard in material.shards]))
     clock.ended("encode")
     facts = {
         "workers": workers.count,
@@ -277,7 +237,24 @@ def join(
         "peak_rss_bytes": memory.peak_bytes,
         "encoder": encoder_facts(tokenizer),
     }
-    return writer.publish(inputs, build_facts(config) | facts)
+    return writer.publish(_inputs(config, material, tokenizer), build_facts(config) | facts)
+
+
+def _inputs(config: CorpusConfig, material: Material, tokenizer: TokenizerFile) -> DatasetInputs:
+    counts = material.dropped.counts() if material.dropped else {}
+    return DatasetInputs(
+        fingerprint=inputs_fingerprint(config, material),
+        quarantined=material.quarantined,
+        quality=config.quality.recipe(),
+        left_out=[LeftOut(step=step, **asdict(count)) for step, count in counts.items()],
+        normalisation=_normalisation(material.shards),
+        tokenizer_json=tokenizer.text(),
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        vocabulary_size=tokenizer.vocabulary_size,
+        end_of_text=tokenizer.end_of_text,
+        dtype=token_dtype(tokenizer.vocabulary_size),
+        val_fraction=config.chosen_val_fraction,
+    )
 
 
 def _blocks(
@@ -327,7 +304,7 @@ def _source(item: IngestedShard, part: TokenPart) -> Source:
 
 
 def _normalisation(ingested: Sequence[IngestedShard]) -> dict[str, int]:
-    fields = ("byte_order_marks", "crlf_line_ends", "invalid_utf8_documents")
+    fields = ("byte_order_marks", "crlf_line_ends", "invalid_utf8_documents", "normalised_documents")
     return {field: sum(getattr(item.part, field) for item in ingested) for field in fields}
 
 
@@ -337,6 +314,8 @@ locate_shards_task = road_task(
 ingest_task = road_task("ingest shards", tags=["xz"])(ingest)
 count_task = road_task("count characters")(count_parts)
 learn_tokenizer_task = road_task("learn tokenizer")(learn_tokenizer)
+examine_task = road_task("examine documents")(examine)
+leave_out_task = road_task("leave documents out")(leave_out)
 encode_task = road_task("encode shards")(encode)
 join_task = road_task("join data set")(join)
 report_task = road_task("write report")(report)

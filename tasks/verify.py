@@ -5,6 +5,7 @@ from typing import Any
 
 from storage.datasets import Dataset, verify_dataset
 from tasks.corpora import CorpusConfig
+from tasks.quality import QualityConfig
 from tasks.watch import Watch
 
 
@@ -31,7 +32,10 @@ def recorded_config(dataset: Dataset) -> CorpusConfig:
         recorded = recorded | {
             "tokenizer": str(dataset.path / "tokenizer.json")
         }  # the file may be gone; this is a copy
-    return CorpusConfig(**recorded)
+    quality = {
+        name: tuple(each) if isinstance(each, list) else each for name, each in recorded["quality"].items()
+    }
+    return CorpusConfig(**recorded | {"quality": QualityConfig(**quality)})
 
 
 def compare(dataset: Dataset, other: Dataset) -> list[str]:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from storage.datasets import Dataset
 from storage.workspace import Workspace
+from tasks.build import build
 from tasks.corpora import CorpusConfig
-from tasks.dataset import build
 from tasks.workers import Workers
 
 WORDS = [

@@ -18,8 +18,8 @@ from storage.datasets import Dataset, find_dataset, verify_dataset
 from storage.files import sha256_file
 from storage.shards import write_shard
 from storage.workspace import Workspace
+from tasks.build import build
 from tasks.corpora import CorpusConfig
-from tasks.dataset import build
 from tasks.workers import WorkerDied, Workers
 
 FILES = ("train.bin", "val.bin", "tokenizer.json", "documents.parquet")
@@ -28,7 +28,7 @@ import sys
 from pathlib import Path
 from storage.workspace import Workspace
 from tasks.corpora import CorpusConfig
-from tasks.dataset import build
+from tasks.build import build
 from tasks.workers import Workers
 with Workers(2) as workers:
     config = CorpusConfig(corpus=sys.argv[1], name="rules", tokenizer=sys.argv[3], val_fraction=0.1)

@@ -1,0 +1,104 @@
+"""A data set by plain functions, in the steps that the flow takes by tasks: for notebooks, tests and measurements."""
+
+import itertools
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+from storage.datasets import Dataset, DatasetWriter, find_by_fingerprint
+from storage.workspace import Workspace
+from tasks.characters import count_parts
+from tasks.corpora import CorpusConfig, decided, locate_shards
+from tasks.dataset import (
+    Material,
+    Stages,
+    encoding,
+    examination,
+    gather,
+    inputs_fingerprint,
+    join,
+    learn_tokenizer,
+    leave_out,
+    report,
+    sweep,
+)
+from tasks.encode import encode, parts_to_encode
+from tasks.examine import examine
+from tasks.ingest import ingest, recall, remember
+from tasks.memory import MemoryWatch
+from tasks.plan import refuse_full_disk
+from tasks.tokenizers import EncoderDiffers
+from tasks.workers import Workers
+
+_log = logging.getLogger("brickroad.dataset")
+
+
+def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Dataset:
+    """Corpus to token files; what is there already is not done again."""
+    with workspace.lock("build"), MemoryWatch(workers.process_ids) as memory:
+        sweep(workspace)
+        clock = Stages()
+        shards = locate_shards(config, workspace)
+        config = decided(config, shards, workspace)
+        recalled = recall(shards, workspace.documents, config.reading)
+        refuse_full_disk(config, recalled.unknown, workspace)
+        read = partial(
+            ingest,
+            folder=workspace.documents,
+            reading=config.reading,
+            val_fraction=config.chosen_val_fraction,
+            workers=workers,
+            limit_shards=config.limit_shards,
+        )
+        results = list(_one_by_one(read, recalled.unknown, workers))
+        remember(recalled, results, workspace.documents, config.reading, config.limit_shards)
+        material = gather(config, [*recalled.known, *results])
+        clock.ended("ingest")
+        inputs = inputs_fingerprint(config, material)
+        if found := find_by_fingerprint(workspace.datasets, config.chosen_name, inputs):
+            return found
+        if config.quality.is_on:
+            look = partial(examine, examination=examination(config, workspace), workers=workers)
+            examined = list(_one_by_one(look, list(enumerate(material.parts)), workers))
+            material = leave_out(config, material, examined, workers)
+            clock.ended("quality")
+        try:
+            return _encoded(config, workspace, material, workers, clock, memory)
+        except EncoderDiffers as error:
+            _log.warning("%s; the reference encodes, more slowly", error)
+            return _encoded(config, workspace, material, workers, clock, memory, use_reference=True)
+
+
+def _encoded(
+    config: CorpusConfig,
+    workspace: Workspace,
+    material: Material,
+    workers: Workers,
+    clock: Stages,
+    memory: MemoryWatch,
+    *,
+    use_reference: bool = False,
+) -> Dataset:
+    parts = material.parts
+    counts = count_parts(parts, config.chosen_val_fraction, workers)
+    tokenizer = learn_tokenizer(config, parts, counts, workspace.tokens, workers, use_reference=use_reference)
+    clock.ended("learn")
+    settings = encoding(config, workspace, parts, tokenizer)
+    with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
+        to_encode = parts_to_encode(parts, settings, writer.place)
+        write = partial(encode, encoding=settings, workers=workers)
+        encoded = _one_by_one(write, to_encode, workers)
+        dataset = join(config, writer, material, tokenizer, encoded, workers, clock, memory)
+    sweep(workspace)
+    report(dataset, counts.all)
+    return dataset
+
+
+def _one_by_one(
+    function: Callable[[list[Any]], list[Any]], items: Sequence[Any], workers: Workers
+) -> Iterable[Any]:
+    """The results for each item, in order, as many at a time as there are workers."""
+    with ThreadPoolExecutor(workers.count) as threads:
+        yield from itertools.chain.from_iterable(threads.map(function, [[item] for item in items]))
