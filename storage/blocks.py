@@ -16,7 +16,7 @@ from storage.files import named_errors
 
 BLOCK_BYTES = 64 << 20
 _COPY_BYTES = 256 << 10
-_RELEASED_BLOCKS = 4
+_RELEASED_BLOCKS = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
