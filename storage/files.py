@@ -10,7 +10,7 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 PARTIAL_SUFFIX = ".partial"
 _READ_BYTES = 1024 * 1024
@@ -93,6 +93,22 @@ class Together:
             file = temporary.open("wb")
         self._files.append((path, temporary, file))
         return file
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.discard()
+
+    def adopt(self, others: "Together") -> None:
+        """Takes over the files of others, to be published with these; the system begins to write them to the disk now."""
+        for path, _, file in others._files:
+            with named_errors(path):
+                file.flush()
+                if hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        self._files += others._files
+        others._files = []
 
     def publish(self) -> None:
         """Returns when the files are on the disk under their final names."""

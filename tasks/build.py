@@ -9,11 +9,11 @@ from typing import Any
 
 from storage.datasets import Dataset, DatasetWriter, find_by_fingerprint
 from storage.workspace import Workspace
-from tasks.characters import count_parts
 from tasks.corpora import CorpusConfig, decided, locate_shards
 from tasks.dataset import (
     Material,
     Stages,
+    count_parts,
     encoding,
     examination,
     gather,
@@ -32,6 +32,7 @@ from tasks.plan import refuse_full_disk
 from tasks.tokenizers import EncoderDiffers
 from tasks.workers import Workers
 
+_GROUP = 8
 _log = logging.getLogger("brickroad.dataset")
 
 
@@ -52,7 +53,7 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
             workers=workers,
             limit_shards=config.limit_shards,
         )
-        results = list(_one_by_one(read, recalled.unknown, workers))
+        results = list(_in_groups(read, recalled.unknown, workers))
         remember(recalled, results, workspace.documents, config.reading, config.limit_shards)
         material = gather(config, [*recalled.known, *results])
         clock.ended("ingest")
@@ -61,7 +62,7 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
             return found
         if config.quality.is_on:
             look = partial(examine, examination=examination(config, workspace), workers=workers)
-            examined = list(_one_by_one(look, list(enumerate(material.parts)), workers))
+            examined = list(_in_groups(look, list(enumerate(material.parts)), workers))
             material = leave_out(config, material, examined, workers)
             clock.ended("quality")
         try:
@@ -89,16 +90,17 @@ def _encoded(
     with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
         to_encode = parts_to_encode(parts, settings, writer.place)
         write = partial(encode, encoding=settings, workers=workers)
-        encoded = _one_by_one(write, to_encode, workers)
+        encoded = _in_groups(write, to_encode, workers)
         dataset = join(config, writer, material, tokenizer, encoded, workers, clock, memory)
     sweep(workspace)
     report(dataset, counts.all)
     return dataset
 
 
-def _one_by_one(
+def _in_groups(
     function: Callable[[list[Any]], list[Any]], items: Sequence[Any], workers: Workers
 ) -> Iterable[Any]:
-    """The results for each item, in order, as many at a time as there are workers."""
+    """The results for each item, in order: for some neighbours at a time, and as many times as there are workers."""
+    groups = [list(items[start : start + _GROUP]) for start in range(0, len(items), _GROUP)]
     with ThreadPoolExecutor(workers.count) as threads:
-        yield from itertools.chain.from_iterable(threads.map(function, [[item] for item in items]))
+        yield from itertools.chain.from_iterable(threads.map(function, groups))

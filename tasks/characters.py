@@ -4,7 +4,6 @@ They are counted in the one pass over a shard and noted beside its text; another
 """
 
 import base64
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -14,8 +13,6 @@ import numpy.typing as npt
 from model.tokenizer import CharacterCounts
 from storage.documents import DocumentPart, TextBatch, read_notes, read_texts
 from storage.tokens import are_val
-from tasks.watch import Watch
-from tasks.workers import Workers
 
 Pairs = npt.NDArray[np.int64]
 
@@ -102,21 +99,6 @@ def count_part(part: DocumentPart, val_fraction: float) -> PartCharacters:
     for stored in read_texts(part):
         counts.update(TextBatch.of(stored.members, stored.texts), stored.sha256, val_fraction)
     return counts.as_part()
-
-
-def count_parts(parts: Sequence[DocumentPart], val_fraction: float, workers: Workers) -> SplitCounts:
-    """The characters of all parts: as noted, and counted again where the split was another one."""
-    counts, uncounted = SplitCounts(), []
-    for part in parts:
-        if noted := PartCharacters.noted(part, val_fraction):
-            counts.add(noted)
-        else:
-            uncounted.append((part, val_fraction))
-    with Watch("count", total=len(uncounted), unit="shards") as watch:
-        for counted in workers.map(count_part, uncounted):
-            counts.add(counted)
-            watch.advance(1)
-    return counts
 
 
 def _packed(pairs: Pairs) -> str:

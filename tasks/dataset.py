@@ -28,7 +28,7 @@ from storage.files import fingerprint, remove_partials
 from storage.network import is_remote, shown
 from storage.tokens import SPLIT_RULE, TokenPart, token_dtype
 from storage.workspace import Workspace
-from tasks.characters import SplitCounts, count_parts
+from tasks.characters import PartCharacters, SplitCounts, count_part
 from tasks.corpora import CATALOGUE, CorpusConfig, locate_shards, refuse_incomplete
 from tasks.dataset_report import write_report
 from tasks.dropped import Dropped, choose_dropped
@@ -52,7 +52,7 @@ from tasks.tokenizers import (
     tokenizer_recipe,
     train_bpe,
 )
-from tasks.watch import pulse
+from tasks.watch import Watch, pulse
 from tasks.workers import Workers
 
 T = TypeVar("T")
@@ -156,6 +156,21 @@ def inputs_fingerprint(config: CorpusConfig, material: Material) -> str:
     if recipe := config.quality.recipe():
         identity["quality"] = recipe
     return fingerprint(identity)
+
+
+def count_parts(parts: Sequence[DocumentPart], val_fraction: float, workers: Workers) -> SplitCounts:
+    """The characters of all parts: as noted, and counted again where the split was another one."""
+    counts, uncounted = SplitCounts(), []
+    for part in parts:
+        if noted := PartCharacters.noted(part, val_fraction):
+            counts.add(noted)
+        else:
+            uncounted.append((part, val_fraction))
+    with Watch("count", total=len(uncounted), unit="shards") as watch:
+        for counted in workers.map(count_part, uncounted):
+            counts.add(counted)
+            watch.advance(1)
+    return counts
 
 
 def learn_tokenizer(

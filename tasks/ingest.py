@@ -4,14 +4,14 @@ import contextlib
 import hashlib
 import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from storage.documents import PART_FORMAT, DocumentPart, PartWriter, read_part
 from storage.errors import NetworkError, ShardError
-from storage.files import PARTIAL_SUFFIX, fingerprint, named_errors, sha256_file
+from storage.files import PARTIAL_SUFFIX, Together, fingerprint, named_errors, sha256_file
 from storage.forms import (
     BOOK_DOCUMENT_BYTES,
     WHOLE_TEXT_BYTES,
@@ -34,6 +34,8 @@ _IN_MEMORY_BYTES = (
     64 << 20
 )  # a larger file is read twice, once for its sha256, and is first copied here if it is remote
 _COPY_BYTES = 1 << 20
+_STORED_TOGETHER = 8  # shards, or
+_STORED_TOGETHER_BYTES = 8 << 20  # compressed
 _CHANGED = "changed while it was being read; run again when it is complete"
 
 
@@ -84,35 +86,50 @@ def ingest(
     """
     results: list[IngestedShard | RefusedShard | UnreachedShard] = []
     settings = (folder, reading, val_fraction, workers.largest_piece(COPIES_OF_A_DOCUMENT))
-    for shard in shards:
-        try:
-            results += _ingested_file(shard, settings, workers, limit_shards)
-        except NetworkError as error:
-            facts = {"place": error.place, "reason": error.reason, "can_heal": error.can_heal}
-            results.append(UnreachedShard(name=shard.name, location=shard.location, **facts))
+    for group in _groups(shards):
+        with workers.memory(
+            0 if settings[-1] is None else max(_memory_bytes(one, settings[-1]) for one in group)
+        ):
+            found = workers.run(ingest_shards, group, *settings)
+        for shard, result in zip(group, found, strict=False):
+            results += (
+                _ingested_archive(shard, settings, workers, limit_shards) if result is None else [result]
+            )
+        if results and isinstance(results[-1], UnreachedShard):
             break
     return results
 
 
-def _ingested_file(
-    shard: Shard,
+def _groups(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
+    """Neighbouring shards that are stored together: as many as make the waiting for the disk small beside the reading."""
+    group, size = list[Shard](), 0
+    for shard in shards:
+        group.append(shard)
+        size += shard.compressed_bytes
+        if len(group) == _STORED_TOGETHER or size >= _STORED_TOGETHER_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
+
+
+def _ingested_archive(
+    archive: Shard,
     settings: tuple[Path, Reading, float, int | None],
     workers: Workers,
     limit_shards: int | None,
-) -> list[IngestedShard | RefusedShard]:
-    """What became of a shard, or of each shard in an archive."""
-    limit = settings[-1]
-    with workers.memory(0 if limit is None else _memory_bytes(shard, limit)):
-        result = workers.run(ingest_shard, shard, *settings)
-    if result is not None:
-        return [result]
-    calls = ((inner, *settings) for inner in itertools.islice(read_archive(shard), limit_shards))
-    found: list[IngestedShard | RefusedShard] = []
+) -> list[IngestedShard | RefusedShard | UnreachedShard]:
+    """What became of each shard in an archive."""
+    results: list[IngestedShard | RefusedShard | UnreachedShard] = []
+    groups = _groups(itertools.islice(read_archive(archive), limit_shards))
     try:
-        found += [one for one in workers.map(ingest_shard, calls) if one is not None]
+        for found in workers.map(ingest_shards, ((group, *settings) for group in groups)):
+            results += [one for one in found if one is not None]
     except ShardError as error:  # of the archive itself: what came out of it before is not to be believed
-        found.append(_refused(shard, error))
-    return found
+        results.append(_refused(archive, error))
+    except NetworkError as error:
+        results.append(_unreached(archive, error))
+    return results
 
 
 def _memory_bytes(shard: Shard, document_limit_bytes: int) -> int:
@@ -124,15 +141,39 @@ def _memory_bytes(shard: Shard, document_limit_bytes: int) -> int:
     return COPIES_OF_A_DOCUMENT * min(content, document_limit_bytes)
 
 
+def ingest_shards(
+    shards: Sequence[Shard],
+    folder: Path,
+    reading: Reading,
+    val_fraction: float,
+    document_limit_bytes: int | None = None,
+) -> list[IngestedShard | RefusedShard | UnreachedShard | None]:
+    """Stores the documents of shards, as a worker does: returns when they are on the disk. Ends at one that does not come."""
+    results: list[IngestedShard | RefusedShard | UnreachedShard | None] = []
+    with Together() as together:
+        for shard in shards:
+            try:
+                results.append(
+                    ingest_shard(shard, folder, reading, val_fraction, document_limit_bytes, together)
+                )
+            except NetworkError as error:
+                results.append(_unreached(shard, error))
+                break
+        together.publish()
+    return results
+
+
 def ingest_shard(
     shard: Shard,
     folder: Path,
     reading: Reading,
     val_fraction: float,
     document_limit_bytes: int | None = None,
+    together: Together | None = None,
 ) -> IngestedShard | RefusedShard | None:
     """Stores a shard's documents below `folder`, unless they are there already; None if it is an archive of shards.
 
+    They are on the disk when it returns, or when they are published `together` with others.
     Nothing is left behind of a shard that is refused. Raises NetworkError if a remote one does not come: that says nothing
     about the shard.
     """
@@ -141,7 +182,7 @@ def ingest_shard(
             path = folder / f"{sha256}-{_settings(reading)}.parquet"
             if part := read_part(path):
                 return _ingested(shard, part, reused=True)
-            part = _stored(here, sha256, path, reading, val_fraction, document_limit_bytes)
+            part = _stored(here, sha256, path, reading, val_fraction, document_limit_bytes, together)
             return _ingested(shard, part, reused=False)
     except ShardError as error:
         return _refused(shard, error)
@@ -260,6 +301,7 @@ def _stored(
     reading: Reading,
     val_fraction: float,
     document_limit_bytes: int | None,
+    together: Together | None,
 ) -> DocumentPart:
     counts = SplitCounts()
     with PartWriter(path) as writer:
@@ -275,7 +317,7 @@ def _stored(
         if shard.content is shard.copy is None and sha256_file(Path(shard.location)) != sha256:
             raise shard.refused(_CHANGED)
         characters = counts.as_part().to_json(val_fraction)
-        return writer.finish(sha256, {"settings": _settings(reading), "characters": characters})
+        return writer.finish(sha256, {"settings": _settings(reading), "characters": characters}, together)
 
 
 def _settings(reading: Reading) -> str:
@@ -303,6 +345,11 @@ def _ingested(shard: Shard, part: DocumentPart, *, reused: bool) -> IngestedShar
 
 def _refused(shard: Shard, error: ShardError) -> RefusedShard:
     return RefusedShard(name=shard.name, location=shard.location, place=error.place, reason=error.reason)
+
+
+def _unreached(shard: Shard, error: NetworkError) -> UnreachedShard:
+    facts = {"place": error.place, "reason": error.reason, "can_heal": error.can_heal}
+    return UnreachedShard(name=shard.name, location=shard.location, **facts)
 
 
 def _known_files(folder: Path, reading: Reading) -> KnownFiles:

@@ -266,9 +266,11 @@ class _Worker:
 
 
 def _what(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
-    """A call as a person would name it: by its first argument, which is a shard or a part."""
-    first = args[0] if args else ""
-    return f"{function.__name__} {getattr(first, 'name', None) or getattr(first, 'path', first)}"
+    """A call as a person would name it: by its first argument, which is a shard or a part, or some shards."""
+    first, more = args[0] if args else "", ""
+    if isinstance(first, list) and first:
+        first, more = first[0], f" and {len(first) - 1} more" if len(first) > 1 else ""
+    return f"{function.__name__} {getattr(first, 'name', None) or getattr(first, 'path', first)}{more}"
 
 
 # --- in the worker ----------------------------------------------------------------------------------------------------
