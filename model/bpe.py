@@ -69,7 +69,7 @@ class BpeTokenizer:
     """Byte-level BPE with GPT-2's rule of what a word is. Every text can be encoded: the 256 bytes are tokens."""
 
     def __init__(
-        self, vocabulary: dict[str, int], merges: list[tuple[str, str]], end_of_text: int, text: str
+        self, vocabulary: dict[str, int], merges: list[str | list[str]], end_of_text: int, text: str
     ) -> None:
         """Spelt as in `tokenizer.json`, whose whole text is `text`. What only encoding needs is made when it is needed.
 
@@ -77,17 +77,14 @@ class BpeTokenizer:
         """
         self._json = text
         self.end_of_text = end_of_text
-        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-        try:
-            self._bytes_of_id = {
-                number: bytes(byte_of[character] for character in token)
-                for token, number in vocabulary.items()
-                if number != end_of_text
-            }
-        except KeyError as error:
-            raise ValueError(
-                f"tokenizer: {error.args[0]!r} stands for no byte; it is not byte-level BPE"
-            ) from None
+        tokens = {token: number for token, number in vocabulary.items() if number != end_of_text}
+        characters = byte_characters()
+        if unknown := set("".join(tokens)).difference(characters):
+            raise ValueError(f"tokenizer: {min(unknown)!r} stands for no byte; it is not byte-level BPE")
+        byte_of = {ord(character): byte for byte, character in enumerate(characters)}
+        self._bytes_of_id = {
+            number: token.translate(byte_of).encode("latin-1") for token, number in tokens.items()
+        }
         self._merges = merges
         self.vocabulary_size = max(*self._bytes_of_id, end_of_text) + 1
         self._ids_of_word = functools.lru_cache(_WORDS_REMEMBERED)(self._merged)
@@ -102,9 +99,10 @@ class BpeTokenizer:
     @cached_property
     def _rank_of_pair(self) -> dict[tuple[bytes, bytes], int]:
         byte_of = {character: byte for byte, character in enumerate(byte_characters())}
+        pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in self._merges)
         ranks = {
             (bytes(byte_of[c] for c in left), bytes(byte_of[c] for c in right)): rank
-            for rank, (left, right) in enumerate(self._merges)
+            for rank, (left, right) in enumerate(pairs)
         }
         if any(left + right not in self._id_of_bytes for left, right in ranks):
             raise ValueError("tokenizer: its vocabulary lacks a merged pair")
@@ -115,10 +113,7 @@ class BpeTokenizer:
         """Reads a `tokenizer.json` of GPT-2's kind. ValueError in one line if it is anything else."""
         try:
             fields = json.loads(text)
-            merges = [
-                tuple(pair.split(" ") if isinstance(pair, str) else pair)
-                for pair in fields["model"]["merges"]
-            ]
+            merges = list(fields["model"]["merges"])
             vocabulary = dict(fields["model"]["vocab"])
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f"not a tokenizer.json of byte-level BPE ({error!r})") from None

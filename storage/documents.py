@@ -544,7 +544,9 @@ def find_document_row(
 
 def document_columns(path: Path, names: list[str]) -> dict[str, Any]:
     """Whole columns of a `documents.parquet` as numpy arrays: hashes as S32, `split` as whether it is val."""
-    table = pq.read_table(path, columns=names, page_checksum_verification=True)
+    # `pq.read_table` would import pandas for it.
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        table = file.read(columns=names)
     columns: dict[str, Any] = {}
     for name in names:
         column = table.column(name)
