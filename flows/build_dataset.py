@@ -19,6 +19,7 @@ from tasks.dataset import (
     Material,
     Stages,
     count_task,
+    earlier_tokens_task,
     encode_task,
     encoding,
     examination,
@@ -38,6 +39,7 @@ from tasks.encode import parts_to_encode
 from tasks.ingest import recall, remember
 from tasks.memory import MemoryWatch
 from tasks.plan import refuse_full_disk
+from tasks.reuse import in_order
 from tasks.tokenizers import EncoderDiffers
 from tasks.watch import Watch
 from tasks.workers import Workers, chosen_workers
@@ -143,19 +145,22 @@ def _encode(
 ) -> Dataset:
     """Stored text to a finished data set: learn the tokenizer, encode part by part, join in corpus order."""
     parts = material.parts
-    counts = count_task(parts, config.chosen_val_fraction, workers)
+    fraction = config.chosen_val_fraction
+    counts = count_task(parts, fraction, workers)
     tokenizer = learn_tokenizer_task(
         config, parts, counts, place.tokens, workers, use_reference=use_reference
     )
     clock.ended("learn")
     settings = {"encoding": encoding(config, place, parts, tokenizer), "workers": workers}
+    earlier = earlier_tokens_task(parts, tokenizer, fraction, place.datasets, workers)
     with (
         DatasetWriter(place.datasets, config.chosen_name) as writer,
-        Watch("encode", total=len(parts), unit="shards", artifact_key="encode") as watch,
+        Watch("encode", total=len(parts) - len(earlier), unit="shards", artifact_key="encode") as watch,
         ThreadPoolTaskRunner(max_workers=workers.count) as runner,
     ):
-        to_encode = parts_to_encode(parts, settings["encoding"], writer.place)
-        encoded = _in_groups(runner, encode_task, "parts", to_encode, watch, settings)
+        to_encode = parts_to_encode(parts, earlier, settings["encoding"], writer.place)
+        fresh = _in_groups(runner, encode_task, "parts", to_encode, watch, settings)
+        encoded = in_order(len(parts), earlier, fresh)
         dataset = join_task(config, writer, material, tokenizer, encoded, workers, clock, memory)
     sweep(place)
     report_task(dataset, counts.all)

@@ -35,13 +35,19 @@ DIGEST_CHARACTERS = 32  # 128 bits; MLflow takes at most 36
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """One shard that a data set was made from."""
+    """One shard that a data set was made from. `stored_as` names its text: the shard's bytes, and how they were read.
+
+    `documents` and `text_bytes` count both splits.
+    """
 
     name: str
     sha256: str
+    stored_as: str
     compressed_bytes: int
     documents: int
+    val_documents: int
     text_bytes: int
+    val_text_bytes: int
     train_tokens: int
     val_tokens: int
 

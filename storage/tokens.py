@@ -89,6 +89,11 @@ class TokenFile:
     dtype: TokenDtype
     tokens: int
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes an id."""
+        return np.dtype(self.dtype).itemsize
+
     def open(self) -> TokenArray:
         """The ids as a read-only memory map, shape (tokens,). Raises DatasetError if the size is not as recorded."""
         dtype = np.dtype(self.dtype).newbyteorder("<")

@@ -3,13 +3,16 @@
     corpora        what there is to read, by name; downloads          -> shards
     stdlib_docs    the default corpus: Python's own documentation     -> shards
     ingest         shards -> stored text, in worker processes         -> DocumentPart
+    characters     what is counted in them, by split                  -> SplitCounts
     quality        which documents are left out: what may be asked for
     languages      which language a text is in
     examine        stored text -> what drops a document, in worker processes  -> ExaminedFiles
     dropped        all of that -> which documents are dropped, and for which   -> Dropped
     tokenizers     which one, learnt or given, and what encodes with it
     encode         stored text -> tokens, in worker processes         -> TokenPart
+    reuse          tokens that an earlier data set has already        -> TokenPart
     dataset        the steps of a build                               -> Dataset
+    build          all of them as plain functions; the flow has them as tasks
     training       Dataset -> checkpoints and an MLflow run           -> TrainedModel
     evaluation     model and Dataset -> exact losses                  -> Evaluation
     registry       a trained model -> a version with an alias; and back: a reference -> a loaded model

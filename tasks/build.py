@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from tasks.examine import examine
 from tasks.ingest import ingest, recall, remember
 from tasks.memory import MemoryWatch
 from tasks.plan import refuse_full_disk
+from tasks.reuse import earlier_tokens, in_order
 from tasks.tokenizers import EncoderDiffers
 from tasks.workers import Workers
 
@@ -87,10 +88,11 @@ def _encoded(
     tokenizer = learn_tokenizer(config, parts, counts, workspace.tokens, workers, use_reference=use_reference)
     clock.ended("learn")
     settings = encoding(config, workspace, parts, tokenizer)
+    earlier = earlier_tokens(parts, tokenizer, settings.val_fraction, workspace.datasets, workers)
     with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
-        to_encode = parts_to_encode(parts, settings, writer.place)
+        to_encode = parts_to_encode(parts, earlier, settings, writer.place)
         write = partial(encode, encoding=settings, workers=workers)
-        encoded = _in_groups(write, to_encode, workers)
+        encoded = in_order(len(parts), earlier, _in_groups(write, to_encode, workers))
         dataset = join(config, writer, material, tokenizer, encoded, workers, clock, memory)
     sweep(workspace)
     report(dataset, counts.all)
@@ -99,7 +101,7 @@ def _encoded(
 
 def _in_groups(
     function: Callable[[list[Any]], list[Any]], items: Sequence[Any], workers: Workers
-) -> Iterable[Any]:
+) -> Iterator[Any]:
     """The results for each item, in order: for some neighbours at a time, and as many times as there are workers."""
     groups = [list(items[start : start + _GROUP]) for start in range(0, len(items), _GROUP)]
     with ThreadPoolExecutor(workers.count) as threads:

@@ -43,6 +43,7 @@ from tasks.ingest import (
     refuse_bad_shards,
 )
 from tasks.memory import MemoryWatch
+from tasks.reuse import earlier_tokens
 from tasks.tokenizers import (
     TokenizerFile,
     bpe_size,
@@ -310,9 +311,12 @@ def _source(item: IngestedShard, part: TokenPart) -> Source:
     return Source(
         name=item.name,
         sha256=item.part.shard_sha256,
+        stored_as=item.part.path.stem,
         compressed_bytes=item.compressed_bytes,
         documents=item.part.documents,
+        val_documents=part.val.documents,
         text_bytes=item.part.text_bytes,
+        val_text_bytes=part.val.text_bytes,
         train_tokens=part.train.tokens,
         val_tokens=part.val.tokens,
     )
@@ -331,6 +335,7 @@ count_task = road_task("count characters")(count_parts)
 learn_tokenizer_task = road_task("learn tokenizer")(learn_tokenizer)
 examine_task = road_task("examine documents")(examine)
 leave_out_task = road_task("leave documents out")(leave_out)
+earlier_tokens_task = road_task("find earlier tokens")(earlier_tokens)
 encode_task = road_task("encode shards")(encode)
 join_task = road_task("join data set")(join)
 report_task = road_task("write report")(report)

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,19 +79,29 @@ def encode_part(each: PartToEncode, encoding: Encoding, resident_limit_bytes: in
 
 
 def parts_to_encode(
-    parts: Sequence[DocumentPart], encoding: Encoding, place: Callable[[Split, int, int], FileRange]
+    parts: Sequence[DocumentPart],
+    earlier: Collection[int],
+    encoding: Encoding,
+    place: Callable[[Split, int, int], FileRange],
 ) -> list[PartToEncode]:
-    """The parts of a data set. Characters were counted when the text was stored, so that the number of their tokens is
+    """The parts of a data set, but those with an `earlier` number, of which tokens are there. Characters were counted when the text was stored, so that the number of their tokens is
     known before: then their places are, by `place(split, start, bytes)`."""
     numbered = [PartToEncode(number=number, part=part) for number, part in enumerate(parts)]
-    if encoding.tokenizer.encoder != "own":
-        return numbered
+    if encoding.tokenizer.encoder == "own":
+        numbered = _placed(numbered, encoding, place)
+    return [each for each in numbered if each.number not in earlier]
+
+
+def _placed(
+    numbered: list[PartToEncode], encoding: Encoding, place: Callable[[Split, int, int], FileRange]
+) -> list[PartToEncode]:
+    """The same parts with their places, if the characters of all are known."""
     tokenizer = CharTokenizer.from_json(encoding.tokenizer.text())
     ends: dict[Split, int] = dict.fromkeys(SPLITS, 0)
     placed = []
     for each in numbered:
         characters = PartCharacters.noted(each.part, encoding.val_fraction)
-        if characters is None:  # counted for another split
+        if characters is None:
             return numbered
         val = tokenizer.encoded_length(characters.val) + characters.val_documents
         train = tokenizer.encoded_length(characters.all) + characters.documents - val

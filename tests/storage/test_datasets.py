@@ -96,9 +96,12 @@ def parts_of(folder: Path, texts: Sequence[str], cuts: Sequence[int]) -> Iterato
         source = Source(
             name=f"s-{n}.xz",
             sha256=f"{n}",
+            stored_as=f"{n}-settings",
             compressed_bytes=1,
             documents=len(group),
+            val_documents=part.val.documents,
             text_bytes=sum(map(len, group)),
+            val_text_bytes=part.val.text_bytes,
             train_tokens=part.train.tokens,
             val_tokens=part.val.tokens,
         )
