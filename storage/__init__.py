@@ -12,6 +12,9 @@ documents     the stored text of one shard: Parquet, with a record that is writt
 tokens        the token files of one part, then of the whole data set                       TokenPart, TokenFile
   |
   v
+blocks        large files, put together and checked block by block, by any number of processes  Block
+  |
+  v
 datasets      train.bin, val.bin, tokenizer.json, documents.parquet, manifest.json          Dataset, Manifest
 exports       the same for other programs
 checkpoints   weights, optimizer and facts of a training step                               Checkpoint

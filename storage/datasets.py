@@ -346,8 +346,8 @@ def find_by_fingerprint(folder: Path, name: str, inputs_fingerprint: str) -> Dat
     """
     try:
         digest = _pointer(folder, name, inputs_fingerprint).read_text(encoding="utf-8")
-        path = folder / name / digest
-        return read_dataset(path) if _is_done(path) else None
+        dataset = read_dataset(folder / name / digest)
+        return dataset if _has_all_files(dataset) else None
     except (FileNotFoundError, DatasetError):
         return None
 
@@ -392,10 +392,15 @@ def _seal(manifest: Manifest) -> str:
 def _is_done(path: Path) -> bool:
     """Whether a whole data set stands here, as far as sizes tell."""
     try:
-        files = read_dataset(path).manifest.files
-        return all((path / name).stat().st_size == facts.bytes for name, facts in files.items())
+        return _has_all_files(read_dataset(path))
     except (FileNotFoundError, DatasetError):
         return False
+
+
+def _has_all_files(dataset: Dataset) -> bool:
+    """Raises FileNotFoundError if one is missing."""
+    files = dataset.manifest.files.items()
+    return all((dataset.path / name).stat().st_size == facts.bytes for name, facts in files)
 
 
 def _pointer(folder: Path, name: str, inputs_fingerprint: str) -> Path:

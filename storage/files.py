@@ -193,7 +193,12 @@ def link_or_copy(source: Path, target: Path) -> None:
 
 def remove_partials(folder: Path) -> int:
     """Removes what killed writers left below `folder`; returns how many. Call it under the lock of that folder."""
-    leftovers = list(folder.rglob(f"*{PARTIAL_SUFFIX}")) if folder.is_dir() else []
+    leftovers = [
+        Path(place, name)
+        for place, folders, files in os.walk(folder)
+        for name in (*folders, *files)
+        if name.endswith(PARTIAL_SUFFIX)
+    ]
     for leftover in leftovers:
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)

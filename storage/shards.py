@@ -10,6 +10,7 @@ import io
 import lzma
 import os
 import re
+import stat
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
@@ -199,7 +200,8 @@ def _visible_files(root: Path) -> Iterator[Path]:
 
     for folder, subfolders, names in os.walk(root, onerror=refuse):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        yield from (Path(folder) / name for name in names if not name.startswith("."))
+        here = Path(folder)
+        yield from (here / name for name in names if not name.startswith("."))
 
 
 def _matching_files(pattern: Path) -> tuple[Path, list[Path]]:
@@ -219,12 +221,16 @@ def is_hidden(path: Path) -> bool:
 
 
 def _shard(file: Path, root: Path) -> Shard:
-    _refuse_unprintable(str(file))
-    if not file.is_file():
+    location = str(file)
+    _refuse_unprintable(location)
+    try:
+        facts = file.stat()
+    except FileNotFoundError:
+        facts = None
+    if facts is None or not stat.S_ISREG(facts.st_mode):
         raise CorpusError(f"{file}: is no file that can be read (a link to nothing?); mend or remove it")
-    return Shard(
-        location=str(file), name=file.relative_to(root).as_posix(), compressed_bytes=file.stat().st_size
-    )
+    name = location.removeprefix(f"{root}".rstrip("/") + "/")
+    return Shard(location=location, name=name, compressed_bytes=facts.st_size)
 
 
 def _remote_shards(corpus: str) -> list[Shard]:

@@ -68,7 +68,10 @@ class Workspace:
         return exclusive_lock(self.root / f".{name}.lock")
 
 
+_PIECES = re.compile(r"[0-9]+|[^0-9]+")
+
+
 def natural_order(name: str) -> tuple[list[tuple[int, int, str]], str]:
     """Sort key under which `subset00-2` stands before `subset00-10`; total, so equal keys are equal names."""
-    pieces = re.findall(r"[0-9]+|[^0-9]+", name)
+    pieces = _PIECES.findall(name)
     return [(0, int(piece), "") if piece[0] in "0123456789" else (1, 0, piece) for piece in pieces], name

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import itertools
+import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -212,7 +213,7 @@ def recall(shards: Sequence[Shard], folder: Path, reading: Reading) -> Recalled:
             known += [item for item in items if item]
         else:
             unknown.append(shard)
-    signatures = {shard.location: _listed(shard) or Signature.of(Path(shard.location)) for shard in unknown}
+    signatures = {shard.location: _listed(shard) or Signature.of(shard.location) for shard in unknown}
     return Recalled(known=known, unknown=unknown, signatures=signatures)
 
 
@@ -376,7 +377,7 @@ def _recalled(shard: Shard, folder: Path, facts: dict[str, Any] | None) -> Inges
         if not facts:
             return None
         part = DocumentPart(**facts["part"] | {"path": folder / facts["part"]["path"]})
-        if part.path.stat().st_size != part.file_bytes:
+        if os.stat(part.path).st_size != part.file_bytes:  # noqa: PTH116 - see Signature
             return None
         return IngestedShard(
             name=shard.name + facts["name"],

@@ -21,7 +21,7 @@ def settled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def remembered(path: Path, store: Path, settings: str = "one") -> KnownFiles:
     known = KnownFiles(store, settings)
-    known.remember(str(path), Signature.of(path), [{"name": "a"}])
+    known.remember(str(path), Signature.of(str(path)), [{"name": "a"}])
     known.save()
     return KnownFiles(store, settings)
 
@@ -60,7 +60,7 @@ def test_any_change_is_noticed(change: str, settled: Path, tmp_path: Path) -> No
 
 
 def test_a_file_that_changed_while_it_was_read_is_not_noted(settled: Path, tmp_path: Path) -> None:
-    known, before = KnownFiles(tmp_path / "known.json", "one"), Signature.of(settled)
+    known, before = KnownFiles(tmp_path / "known.json", "one"), Signature.of(str(settled))
     settled.write_bytes(b"longer content")
     known.remember(str(settled), before, [{"name": "a"}])
     assert known.find(str(settled)) is None
