@@ -293,10 +293,12 @@ def report(dataset: Dataset, characters: CharacterCounts) -> Path:
 
 def build_facts(config: CorpusConfig) -> dict[str, Any]:
     """What a manifest tells about its making, and no fingerprint depends on."""
+    tests = [str(Path(place).expanduser().absolute()) for place in config.quality.decontaminate]
     return {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": asdict(config)
-        | {"corpus": _absolute(config.corpus), "val_fraction": config.chosen_val_fraction},
+        | {"corpus": _absolute(config.corpus), "val_fraction": config.chosen_val_fraction}
+        | {"quality": asdict(config.quality) | {"decontaminate": tests}},
         "brickroad": version("brickroad"),
         "python": platform.python_version(),
         "pyarrow": version("pyarrow"),
