@@ -168,8 +168,8 @@ def _tokenizers(compression: Compression) -> list[Bar]:
     labels = {
         "gpt2": "GPT-2's",
         "char": "characters",
-        "one a character": "a token a character",
-        "one a byte": "a token a byte",
+        "one a character": "one token a character",
+        "one a byte": "one token a byte",
     }
     own = next(iter(compression.by_tokenizer))
     return [
