@@ -66,15 +66,14 @@ def _own_name(dataset: Dataset) -> str:
 
 
 def _sample(dataset: Dataset, columns: dict[str, Any]) -> tuple[list[bytes], int]:
-    """The first val documents, decoded, and the number of their tokens."""
+    """The first val documents, decoded, and the number of their tokens; of the last, perhaps the beginning."""
     is_val = columns["split"]
-    counts = columns["token_count"][is_val][:_SAMPLE_DOCUMENTS]
-    before = np.cumsum(columns["text_bytes"][is_val][:_SAMPLE_DOCUMENTS]) - 1
-    counts = counts[: max(1, int(np.searchsorted(before, _SAMPLE_BYTES)))]
-    ends = np.cumsum(counts)
+    sizes, counts = (columns[name][is_val][:_SAMPLE_DOCUMENTS] for name in ("text_bytes", "token_count"))
+    room = _SAMPLE_BYTES - (np.cumsum(sizes) - sizes)  # before each of them
     ids, tokenizer = dataset.token_file("val").open(), load_tokenizer(dataset.tokenizer_json())
-    # One document alone may be larger than the sample.
-    pieces = [ids[end - count : end - 1][:_SAMPLE_BYTES] for count, end in zip(counts, ends, strict=True)]
+    starts, lengths = np.cumsum(counts) - counts, np.minimum(counts - 1, room)
+    chosen = zip(starts[room > 0].tolist(), lengths[room > 0].tolist(), strict=True)
+    pieces = [ids[start : start + length] for start, length in chosen]
     return [tokenizer.decode(piece).encode() for piece in pieces], sum(map(len, pieces))
 
 

@@ -21,7 +21,8 @@ from storage.workspace import Workspace
 from tasks.build import build
 from tasks.corpora import CorpusConfig
 from tasks.dataset import Material, inputs_fingerprint
-from tasks.quality import QualityConfig
+from tasks.look import dropped_documents
+from tasks.quality import QualityConfig, in_words
 from tasks.verify import compare, recorded_config, verify
 from tasks.workers import Workers
 
@@ -271,6 +272,32 @@ def test_asking_again_does_nothing(folder: Path, quality: QualityConfig, cleaned
     assert again == cleaned
     assert {path: path.stat().st_mtime_ns for path in again.path.iterdir()} == before
     assert not (folder / "workspace" / "tokens").exists()
+
+
+def test_the_page_shows_what_was_left_out_and_why(folder: Path, cleaned: Dataset) -> None:
+    page = (cleaned.path / "report.html").read_text(encoding="utf-8")
+    section = page[page.index("<h2>Left out</h2>") : page.index("<h2>Documents by length</h2>")]
+    for one in cleaned.manifest.left_out:
+        assert f"<b>{in_words(one.step, one.documents)}</b>" in section
+    for row in read_dropped(cleaned.path / "dropped.parquet"):
+        assert row["member"] in section
+        assert row["detail"] in section
+    assert "<span>quality</span>" in page, "its time is shown too"
+    assert "Left out" not in (built(folder, "plain").path / "report.html").read_text(encoding="utf-8")
+
+
+def test_dropped_documents_are_listed_by_step(folder: Path, cleaned: Dataset) -> None:
+    everything = list(dropped_documents(cleaned))
+    assert [one._asdict() for one in everything] == list(read_dropped(cleaned.path / "dropped.parquet"))
+    for step in ("exact duplicate", "exact-duplicate"):
+        of_step = list(dropped_documents(cleaned, step))
+        assert of_step == [one for one in everything if one.step == "exact duplicate"]
+    with pytest.raises(ValueError, match=r"no step 'too long' .*\(there: too short, other language, "):
+        dropped_documents(cleaned, "too long")
+    plain = built(folder, "plain")
+    assert list(dropped_documents(plain)) == []
+    with pytest.raises(ValueError, match="there: no step"):
+        dropped_documents(plain, "too short")
 
 
 def test_test_texts_that_are_gone_are_one_line(folder: Path, tmp_path: Path) -> None:
