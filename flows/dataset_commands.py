@@ -1,5 +1,6 @@
 """`brickroad dataset …`: build data sets, and look at them."""
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -37,7 +38,15 @@ from flows.options import (
     size_in_bytes,
 )
 from flows.prefect_server import prefect_ready
-from flows.summaries import at, show_built, show_dataset, show_origin, show_sample
+from flows.summaries import (
+    at,
+    show_built,
+    show_dataset,
+    show_dropped,
+    show_left_out,
+    show_origin,
+    show_sample,
+)
 from storage.network import kept_aside
 from storage.workspace import Workspace
 
@@ -157,6 +166,7 @@ def dataset_build(
         "reused_parts": built.reused_parts,
         "built_parts": built.built_parts,
         "quarantined": [asdict(shard) for shard in manifest.quarantined],
+        "left_out": [asdict(one) for one in manifest.left_out],
         "seconds": built.seconds,
         "peak_rss_bytes": built.peak_rss_bytes,
     }
@@ -215,7 +225,8 @@ def dataset_show(
         {
             "shards": f"{len(manifest.sources):,}, {size(sum(source.compressed_bytes for source in manifest.sources))}",
             "first": f"{manifest.sources[0].name}  sha256 {manifest.sources[0].sha256[:16]}…",
-            "left out": ", ".join(shard.name for shard in manifest.quarantined) or "none",
+            "bad shards": ", ".join(shard.name for shard in manifest.quarantined) or "none",
+            "quality": _quality(manifest.build["config"]["quality"]) or "every document",
             "normalised": ", ".join(
                 f"{count:,} {what.replace('_', ' ')}" for what, count in manifest.normalisation.items()
             ),
@@ -223,8 +234,51 @@ def dataset_show(
             "made": f"{manifest.build['created_at']} by brickroad {manifest.build['brickroad']}",
         },
     )
+    show_left_out(dataset)
     show_sample(first_text(dataset), "It begins")
     return asdict(manifest) | {"path": dataset.path, "documents": total.documents}
+
+
+def _quality(config: Mapping[str, Any]) -> str:
+    """The quality steps that are on, by the names of their options."""
+    return ", ".join(
+        name.replace("_", " ") + ("" if value is True else f" {_listed(value)}")
+        for name, value in config.items()
+        if value and name != "decontamination_words"
+    )
+
+
+def _listed(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+@app.command(
+    "dropped", epilog="Example:  brickroad dataset dropped web --step near-duplicate --limit 100 --json"
+)
+@command
+def dataset_dropped(
+    reference: DatasetArgument,
+    step: Annotated[
+        str | None,
+        typer.Option("--step", help="Of this step only, such as near-duplicate.", show_default=False),
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Documents to list.")] = 20,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """List the documents that quality steps left out, with why, and where they came from."""
+    from storage.datasets import find_dataset
+    from tasks.look import dropped_documents
+
+    dataset = find_dataset(Workspace.at(workspace).datasets, reference)
+    found = list(itertools.islice(dropped_documents(dataset, step), limit))
+    show_dropped(found)
+    show_left_out(dataset)
+    if not found:
+        say(f"{dataset.reference}: no quality step left documents out of it")
+    left_out = [asdict(one) for one in dataset.manifest.left_out]
+    return {"documents": [one._asdict() for one in found], "left_out": left_out}
 
 
 @app.command("verify", epilog="Example:  brickroad dataset verify stdlib-docs --rebuild")

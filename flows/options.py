@@ -100,8 +100,9 @@ NormalisationOption = Annotated[
     Literal["none", "hugging-face"],
     typer.Option(
         "--normalisation",
+        metavar="HOW",
         rich_help_panel=_QUALITY,
-        help="hugging-face: blanks as its OpenWebText has them (no two empty lines together, none at either end).",
+        help="none, or hugging-face: blanks as its OpenWebText has them (no two empty lines together, none at either end).",
     ),
 ]
 ExactDuplicatesOption = Annotated[
@@ -160,7 +161,7 @@ DecontaminateOption = Annotated[
         "--decontaminate",
         metavar="PATH",
         rich_help_panel=_QUALITY,
-        help="Drop documents that share 13 neighbouring words with these test texts. May be repeated.",
+        help="Drop documents that share 13 neighbouring words with these test texts: a file or folder in any form that a corpus may have. May be repeated.",
         show_default=False,
     ),
 ]

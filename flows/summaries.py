@@ -1,16 +1,18 @@
 """What commands say at their end: what was made, where it is, and how good it is."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.panel import Panel
 
-from flows.console import printable, size, table, words
+from flows.console import printable, say, size, table, words
 
 if TYPE_CHECKING:  # heavy imports, and whoever has one of these has made them
     from storage.datasets import Dataset
     from tasks.dataset import BuiltDataset
+    from tasks.dropped import DroppedDocument
     from tasks.evaluation import Evaluation
     from tasks.look import Origin
 
@@ -37,11 +39,30 @@ def show_dataset(dataset: "Dataset") -> None:
     )
 
 
+def show_left_out(dataset: "Dataset") -> None:
+    """What quality steps left out, a line for each."""
+    from tasks.quality import in_words
+
+    for one in dataset.manifest.left_out:
+        say(f"[yellow]left out[/yellow] {in_words(one.step, one.documents)} ({size(one.text_bytes)})")
+
+
+def show_dropped(documents: Iterable["DroppedDocument"]) -> None:
+    """Documents that were left out: where each came from, and why it went."""
+    for one in documents:
+        words.print(
+            f"{escape(printable(one.shard))} {escape(printable(one.member))}\n"
+            f"  [yellow]{one.step}[/yellow] [dim]{escape(printable(one.detail))}[/dim]",
+            soft_wrap=True,
+        )
+
+
 def show_built(built: "BuiltDataset") -> None:
     """A data set, and what it took."""
     show_dataset(built.dataset)
     work = f"{built.built_parts} shards read now, {built.reused_parts} reused"
     table("", {"work": f"{work}; {built.seconds:.1f} s, peak memory {size(built.peak_rss_bytes)}"})
+    show_left_out(built.dataset)
     for shard in built.dataset.manifest.quarantined:
         words.print(f"[yellow]left out[/yellow] {escape(shard.name)}: {escape(shard.reason)}", soft_wrap=True)
 

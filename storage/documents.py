@@ -499,11 +499,15 @@ def write_dropped(path: Path, documents: Iterable[tuple[str, str, str, str, str]
             writer.write_table(pa.table(columns, schema=DROPPED_SCHEMA))
 
 
-def read_dropped(path: Path) -> Iterator[dict[str, str]]:
-    """The rows that `write_dropped` wrote, a row group at a time."""
+def read_dropped(path: Path, step: str | None = None) -> Iterator[dict[str, str]]:
+    """The rows that `write_dropped` wrote, of all steps or of one, in corpus order; a row group at a time."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for group in range(file.num_row_groups):
-            yield from file.read_row_group(group).to_pylist()
+            rows = file.read_row_group(group, use_threads=False)
+            if step is not None:
+                rows = rows.filter(pa.array([found == step for found in rows.column("step").to_pylist()]))
+            for batch in rows.to_batches(max_chunksize=_CORPUS_ROWS):
+                yield from batch.to_pylist()
 
 
 def read_document_rows(path: Path) -> Iterator[dict[str, Any]]:

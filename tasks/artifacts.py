@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # torch and MLflow come with these: a build of a data set nee
 def show_dataset(built: "BuiltDataset") -> None:
     """A card of the data set: what it holds, where it is, what was reused, and what was left out."""
     manifest, dataset = built.dataset.manifest, built.dataset
+    left_out = "".join(
+        f"| {one.step} | {one.documents:,} | {one.text_bytes:,} |\n" for one in manifest.left_out
+    )
     quarantined = "".join(f"| {shard.name} | {shard.reason} |\n" for shard in manifest.quarantined)
     _card(
         "dataset",
@@ -33,6 +36,11 @@ def show_dataset(built: "BuiltDataset") -> None:
 * folder: `{dataset.path}`
 * {built.seconds:.1f} s, peak memory {built.peak_rss_bytes / 2**20:,.0f} MiB
 """
+        + (
+            f"\n## Left out\n| step | documents | bytes of text |\n|---|---:|---:|\n{left_out}"
+            if left_out
+            else ""
+        )
         + (f"\n## Quarantined\n| shard | reason |\n|---|---|\n{quarantined}" if quarantined else ""),
         f"Data set {dataset.reference}",
     )

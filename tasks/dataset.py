@@ -135,13 +135,17 @@ def examination(config: CorpusConfig, workspace: Workspace) -> Examination:
 def leave_out(
     config: CorpusConfig, material: Material, examined: Sequence[ExaminedFiles], workers: Workers
 ) -> Material:
-    """The material without the documents that quality steps drop. Raises DatasetError if none would be left."""
+    """The material without the documents that quality steps drop. Raises DatasetError if too few would be left."""
     pairs = list(zip(material.parts, examined, strict=True))
     with pulse("quality"):
         dropped = choose_dropped(pairs, config.quality, workers)
     parts = dropped.kept_parts(examined[0].path.parent)
-    if not any(part.documents for part in parts):
-        raise DatasetError(f"{config.shown_corpus}: quality steps leave no document; loosen one of them")
+    if (left := sum(part.documents for part in parts)) < 2:
+        of_all = f"{left} of {sum(part.documents for part in material.parts):,} documents"
+        raise DatasetError(
+            f"{config.shown_corpus}: quality steps leave {of_all}, and a train and a val split need at least 2; "
+            "loosen one of them"
+        )
     shards = [replace(shard, part=part) for shard, part in zip(material.shards, parts, strict=True)]
     return replace(material, shards=shards, dropped=dropped)
 
@@ -223,7 +227,7 @@ def encoding(
         tokenizer=tokenizer,
         folder=workspace.tokens / fingerprint(identity)[:16],
         val_fraction=config.chosen_val_fraction,
-        surely_checked=min(part.shard_sha256 for part in parts),
+        surely_checked=min(part.shard_sha256 for part in parts if part.documents),
     )
 
 
@@ -290,10 +294,12 @@ def report(dataset: Dataset, characters: CharacterCounts) -> Path:
 
 def build_facts(config: CorpusConfig) -> dict[str, Any]:
     """What a manifest tells about its making, and no fingerprint depends on."""
+    tests = [str(Path(place).expanduser().absolute()) for place in config.quality.decontaminate]
     return {
         "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": asdict(config)
-        | {"corpus": _absolute(config.corpus), "val_fraction": config.chosen_val_fraction},
+        | {"corpus": _absolute(config.corpus), "val_fraction": config.chosen_val_fraction}
+        | {"quality": asdict(config.quality) | {"decontaminate": tests}},
         "brickroad": version("brickroad"),
         "python": platform.python_version(),
         "pyarrow": version("pyarrow"),

@@ -16,7 +16,10 @@ from storage.datasets import Dataset
 from storage.documents import document_columns
 from storage.errors import DatasetError
 from storage.files import atomic_file
-from tasks.look import sample_documents
+from tasks.compression import Compression, measure_compression
+from tasks.dropped import DroppedDocument
+from tasks.look import dropped_documents, sample_documents
+from tasks.quality import in_words
 
 REPORT_NAME = "report.html"
 _LENGTH_EDGES = [0, 64, 128, 256, 512, *(1024 * 2**power for power in range(11)), 1 << 40]  # bytes
@@ -25,6 +28,8 @@ _CHARACTERS_SHOWN = 40
 _REPEATED_SHOWN = 10
 _SAMPLES_SHOWN = 5
 _SAMPLE_CHARACTERS = 900
+_EXAMPLES_SHOWN = 5  # of each quality step
+_BEFORE_QUALITY = ("ingest", "quality")  # stages that go over all text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +39,15 @@ class Bar:
     label: str
     amount: str
     share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOutStep:
+    """What a quality step left out, and some of its documents."""
+
+    what: str
+    text_bytes: int
+    examples: list[DroppedDocument]
 
 
 def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
@@ -49,7 +63,7 @@ def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
         lstrip_blocks=True,
     )
     environment.filters["size"] = _size
-    manifest = dataset.manifest
+    manifest, compression = dataset.manifest, measure_compression(dataset, columns)
     page = environment.get_template("dataset_report.html").render(
         dataset=dataset,
         manifest=manifest,
@@ -61,7 +75,9 @@ def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
         characters=_frequent(characters),
         distinct=characters.distinct,
         coverage=_coverage(characters),
-        compression=_compression(dataset, columns),
+        compression=compression,
+        tokenizers=_tokenizers(compression),
+        left_out=_left_out(dataset),
         repeated=_repeated(columns),
         samples=list(sample_documents(dataset, "train", _SAMPLES_SHOWN, seed=0)),
         sample_characters=_SAMPLE_CHARACTERS,
@@ -146,15 +162,40 @@ def _coverage(characters: CharacterCounts) -> list[Bar]:
     ]
 
 
-def _compression(dataset: Dataset, columns: dict[str, Any]) -> dict[str, float]:
-    manifest = dataset.manifest
-    tokens = manifest.train.tokens + manifest.val.tokens
-    per_token = columns["text_bytes"] / columns["token_count"]
-    return {
-        "bytes_per_token": (manifest.train.text_bytes + manifest.val.text_bytes) / tokens,
-        "low": float(np.percentile(per_token, 5)),
-        "high": float(np.percentile(per_token, 95)),
+def _tokenizers(compression: Compression) -> list[Bar]:
+    """What a token of each tokenizer stands for; the data set's own is the first."""
+    most = max(compression.by_tokenizer.values()) or 1.0
+    labels = {
+        "gpt2": "GPT-2's",
+        "char": "characters",
+        "one a character": "one token a character",
+        "one a byte": "one token a byte",
     }
+    own = next(iter(compression.by_tokenizer))
+    return [
+        Bar(
+            label=labels.get(name, name) + (", this data set's" if name == own else ""),
+            amount=f"{found:.2f}",
+            share=found / most,
+        )
+        for name, found in compression.by_tokenizer.items()
+    ]
+
+
+def _left_out(dataset: Dataset) -> list[LeftOutStep]:
+    """What each quality step left out, with the first of its documents."""
+    found = []
+    for one in dataset.manifest.left_out:
+        documents = dropped_documents(dataset, one.step)
+        found.append(
+            LeftOutStep(
+                what=in_words(one.step, one.documents),
+                text_bytes=one.text_bytes,
+                # No further than there are any: behind the last one, the rest of the list would be read.
+                examples=list(itertools.islice(documents, min(one.documents, _EXAMPLES_SHOWN))),
+            )
+        )
+    return found
 
 
 def _repeated(columns: dict[str, Any]) -> list[dict[str, Any]]:
@@ -177,14 +218,15 @@ def _repeated(columns: dict[str, Any]) -> list[dict[str, Any]]:
 def _stages(dataset: Dataset) -> list[Bar]:
     """The stages of the build, with the text that each went over a second."""
     seconds: dict[str, float] = dataset.manifest.build["stages"]
-    text_bytes = dataset.manifest.train.text_bytes + dataset.manifest.val.text_bytes
+    kept_bytes = dataset.manifest.train.text_bytes + dataset.manifest.val.text_bytes
+    all_bytes = kept_bytes + sum(one.text_bytes for one in dataset.manifest.left_out)
     longest = max(seconds.values(), default=0.0) or 1.0
-    return [
-        Bar(
-            label=name, amount=f"{each:.2f} s, {_size(text_bytes / max(each, 0.001))}/s", share=each / longest
-        )
-        for name, each in seconds.items()
-    ]
+    bars = []
+    for name, each in seconds.items():
+        text_bytes = all_bytes if name in _BEFORE_QUALITY else kept_bytes
+        amount = f"{each:.2f} s, {_size(text_bytes / max(each, 0.001))}/s"
+        bars.append(Bar(label=name, amount=amount, share=each / longest))
+    return bars
 
 
 def _bars(pairs: Sequence[tuple[str, int]], *, keep_order: bool = False) -> list[Bar]:

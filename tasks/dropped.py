@@ -131,7 +131,11 @@ class Dropped:
                 document = int(self.corpus.starts[part]) + row
                 if steps[row] in (_EXACT, _NEAR):
                     other, place = self.corpus.place(int(self.favoured[document]))
-                    is_like = "the same as" if steps[row] == _EXACT else f"{self.similarity[document]:.4f} of"
+                    is_like = (
+                        "the same as"
+                        if steps[row] == _EXACT
+                        else f"{self.similarity[document]:.4f} similar to"
+                    )
                     details[row] = f"{is_like} {shards[other]} {names_of(other).members[place]}"
                 step = STEPS[steps[row] - 1]
                 yield DroppedDocument(shard, names.members[row], sha256[row].hex(), step, details[row])

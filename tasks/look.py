@@ -8,9 +8,16 @@ from typing import Any
 import numpy as np
 
 from model.tokenizer import Tokenizer
-from storage.datasets import Dataset
-from storage.documents import Split, document_columns, find_document_row, pick_document_rows
+from storage.datasets import DROPPED_NAME, Dataset
+from storage.documents import (
+    Split,
+    document_columns,
+    find_document_row,
+    pick_document_rows,
+    read_dropped,
+)
 from storage.errors import DatasetError
+from tasks.dropped import DroppedDocument
 from tasks.tokenizers import load_tokenizer
 
 _LOOK_TOKENS = 600
@@ -96,6 +103,19 @@ def sample_documents(dataset: Dataset, split: Split, count: int, seed: int) -> I
     tokenizer = load_tokenizer(dataset.tokenizer_json())
     for row in pick_document_rows(path, of_split[sorted(chosen)].tolist()):
         yield _origin(dataset, tokenizer, row)
+
+
+def dropped_documents(dataset: Dataset, step: str | None = None) -> Iterator[DroppedDocument]:
+    """The documents that quality steps left out of a data set, or one of them, in corpus order; a step's name may have
+    hyphens for its blanks. Raises ValueError if that step left out none."""
+    steps = [one.step for one in dataset.manifest.left_out]
+    asked = step.replace("-", " ") if step else None
+    if asked and asked not in steps:
+        known = ", ".join(steps) or "no step"
+        raise ValueError(f"{dataset.reference}: no step {step!r} left documents out of it (there: {known})")
+    if not steps:
+        return iter(())
+    return (DroppedDocument(**row) for row in read_dropped(dataset.path / DROPPED_NAME, asked))  # type: ignore[arg-type]
 
 
 def _origin(dataset: Dataset, tokenizer: Tokenizer, row: dict[str, Any], token: int | None = None) -> Origin:

@@ -22,6 +22,16 @@ Step = Literal[
 #: In this order: a document is counted by the first step that drops it.
 STEPS: tuple[Step, ...] = get_args(Step)
 
+_SHOWN: dict[str, str] = {
+    "too short": "document{} too short",
+    "too long": "document{} too long",
+    "too few letters": "document{} with too few letters",
+    "other language": "document{} in another language",
+    "test text": "document{} with words of a test text",
+    "exact duplicate": "exact duplicate{}",
+    "near duplicate": "near duplicate{}",
+}
+
 SHINGLE_WORDS = 5
 SIGNATURE_NUMBERS = 128
 SIGNATURE_SEED = 1
@@ -119,6 +129,12 @@ class QualityConfig:
 
 
 _WORDS = "decontamination_words"
+
+
+def in_words(step: str, documents: int) -> str:
+    """What a step left out, for a person: `330 near duplicates`."""
+    plural = "" if documents == 1 else "s"
+    return f"{documents:,} {_SHOWN[step].format(plural)}"
 
 
 def bands_for(similarity: float) -> tuple[int, int]:

@@ -254,7 +254,7 @@ def test_near_duplicates_give_way_to_an_earlier_one(tmp_path: Path, workers: Wor
     assert similarity(text, far) < 0.7
     dropped = drop(tmp_path, [[prose(), text, far], [prose(), close, text]], NEAR, workers)
     assert verdicts(dropped) == {
-        "s1/m1": ("near duplicate", f"{similarity(text, close):.4f} of s0 m1"),
+        "s1/m1": ("near duplicate", f"{similarity(text, close):.4f} similar to s0 m1"),
         "s1/m2": ("near duplicate", "1.0000 of s0 m1"),
     }
 

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 
 from storage.errors import CorpusError
 from tasks.languages import LANGUAGES, LOOKED_AT_CHARACTERS, UNKNOWN, language_of
-from tasks.quality import SIGNATURE_NUMBERS, QualityConfig, bands_for
+from tasks.quality import SIGNATURE_NUMBERS, STEPS, QualityConfig, bands_for, in_words
 
 SENTENCES = {
     "en": "All human beings are born free and equal in dignity and rights, and should act in a spirit of brotherhood.",
@@ -85,6 +85,12 @@ def test_the_recipe_has_test_texts_by_content(tmp_path: Path) -> None:
     assert str(tmp_path) not in json.dumps(recipe("a.txt"))
     with pytest.raises(CorpusError, match="no such file"):
         recipe("missing.txt")
+
+
+def test_each_step_can_be_said_in_words() -> None:
+    assert in_words("near duplicate", 1) == "1 near duplicate"
+    assert in_words("too short", 1200) == "1,200 documents too short"
+    assert len({in_words(step, 2) for step in STEPS}) == len(STEPS)
 
 
 def test_order_and_repetition_of_languages_do_not_matter() -> None:
