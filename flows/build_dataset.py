@@ -33,7 +33,7 @@ from tasks.dataset import (
     leave_out_task,
     locate_shards_task,
     report_task,
-    sweep,
+    swept,
 )
 from tasks.encode import parts_to_encode
 from tasks.ingest import recall, remember
@@ -59,6 +59,7 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
     began = time.monotonic()
     with (
         place.lock("build") as has_waited,
+        swept(place),
         _workers(config) as workers,
         MemoryWatch(workers.process_ids) as memory,
     ):
@@ -66,7 +67,6 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
             get_run_logger().info(
                 "another build of this workspace has ended; what it made is there to be used"
             )
-        sweep(place)
         clock = Stages()
         shards = locate_shards_task(config, place)
         config = decided(config, shards, place)
@@ -162,7 +162,6 @@ def _encode(
         fresh = _in_groups(runner, encode_task, "parts", to_encode, watch, settings)
         encoded = in_order(len(parts), earlier, fresh)
         dataset = join_task(config, writer, material, tokenizer, encoded, workers, clock, memory)
-    sweep(place)
     report_task(dataset, counts.all)
     return dataset
 

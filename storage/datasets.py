@@ -169,7 +169,6 @@ class DatasetWriter:
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder, self._name = folder, name
-        self._stack = contextlib.ExitStack()
         self._sources: list[Source] = []
         self._totals: dict[Split, SplitFacts] = {split: SplitFacts() for split in SPLITS}
         self._block_sha256: dict[Split, list[str]] = {split: [] for split in SPLITS}
@@ -177,10 +176,12 @@ class DatasetWriter:
         self._transient: dict[Path, int] = {}  # files that go when so many bytes of them have been joined
 
     def __enter__(self) -> Self:
-        self._stage = self._stack.enter_context(staged_folder(self._folder / self._name))
-        self._files = {split: BlockwiseFile(self._stage / f"{split}.bin") for split in SPLITS}
-        self._rows = self._stack.enter_context((self._stage / "documents.parquet").open("wb"))
-        self._documents = DocumentsWriter(self._rows)
+        with contextlib.ExitStack() as stack:
+            self._stage = stack.enter_context(staged_folder(self._folder / self._name))
+            self._files = {split: BlockwiseFile(self._stage / f"{split}.bin") for split in SPLITS}
+            self._rows = stack.enter_context((self._stage / "documents.parquet").open("wb"))
+            self._documents = DocumentsWriter(self._rows)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(

@@ -1,8 +1,8 @@
 """A data set by plain functions, in the steps that the flow takes by tasks: for notebooks, tests and measurements."""
 
-import itertools
+import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -22,7 +22,7 @@ from tasks.dataset import (
     learn_tokenizer,
     leave_out,
     report,
-    sweep,
+    swept,
 )
 from tasks.encode import encode, parts_to_encode
 from tasks.examine import examine
@@ -39,8 +39,7 @@ _log = logging.getLogger("brickroad.dataset")
 
 def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Dataset:
     """Corpus to token files; what is there already is not done again."""
-    with workspace.lock("build"), MemoryWatch(workers.process_ids) as memory:
-        sweep(workspace)
+    with workspace.lock("build"), swept(workspace), MemoryWatch(workers.process_ids) as memory:
         clock = Stages()
         shards = locate_shards(config, workspace)
         config = decided(config, shards, workspace)
@@ -92,17 +91,24 @@ def _encoded(
     with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
         to_encode = parts_to_encode(parts, earlier, settings, writer.place)
         write = partial(encode, encoding=settings, workers=workers)
-        encoded = in_order(len(parts), earlier, _in_groups(write, to_encode, workers))
-        dataset = join(config, writer, material, tokenizer, encoded, workers, clock, memory)
-    sweep(workspace)
+        with contextlib.closing(_in_groups(write, to_encode, workers)) as fresh:
+            encoded = in_order(len(parts), earlier, fresh)
+            dataset = join(config, writer, material, tokenizer, encoded, workers, clock, memory)
     report(dataset, counts.all)
     return dataset
 
 
 def _in_groups(
     function: Callable[[list[Any]], list[Any]], items: Sequence[Any], workers: Workers
-) -> Iterator[Any]:
-    """The results for each item, in order: for some neighbours at a time, and as many times as there are workers."""
+) -> Generator[Any, None, None]:
+    """The results for each item, in order: for some neighbours at a time, and as many times as there are workers.
+
+    Closed before its end, it returns when nothing is being done any more.
+    """
     groups = [list(items[start : start + _GROUP]) for start in range(0, len(items), _GROUP)]
-    with ThreadPoolExecutor(workers.count) as threads:
-        yield from itertools.chain.from_iterable(threads.map(function, groups))
+    with (
+        ThreadPoolExecutor(workers.count) as threads,
+        contextlib.closing(threads.map(function, groups)) as results,  # what has not begun is cancelled
+    ):
+        for result in results:
+            yield from result

@@ -1,5 +1,6 @@
 """From shards to a data set: the steps of a build, each of which first asks what is done already."""
 
+import contextlib
 import platform
 import shutil
 import time
@@ -86,6 +87,16 @@ def sweep(workspace: Workspace) -> None:
     for folder in (workspace.documents, workspace.datasets):
         remove_partials(folder)
     shutil.rmtree(workspace.tokens, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def swept(workspace: Workspace) -> Iterator[None]:
+    """A workspace in which nothing lies that a build has left: at first, and after the body, however it ends."""
+    sweep(workspace)
+    try:
+        yield
+    finally:
+        sweep(workspace)
 
 
 class Stages:

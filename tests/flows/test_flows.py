@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from storage.errors import ShardError
+from storage.shards import find_shards, write_shard
 from storage.workspace import Workspace
 from tasks.corpora import CorpusConfig
+from tasks.ingest import IngestedShard, ingest_shard
 from tasks.tracking import Tracker
 from tasks.training import Cadence, TrainingRequest
 
@@ -106,3 +108,20 @@ def test_a_data_set_is_rebuilt_to_the_same_bytes(tiny_corpus: Path, workspace: W
     built = build_dataset(CorpusConfig(corpus=str(tiny_corpus), val_fraction=0.1), workspace=workspace.root)
     assert rebuild_dataset(built.dataset.reference, workspace=workspace.root) == []
     assert not list(workspace.root.glob(".rebuild-*"))
+
+
+def test_a_build_that_fails_leaves_nothing_of_what_its_other_workers_were_writing(
+    tiny_corpus: Path, workspace: Workspace
+) -> None:
+    from flows.build_dataset import build_dataset
+
+    large = ("large.txt", b"The road goes on and on, through the poppies.\n" * 1_500_000)
+    write_shard(tiny_corpus / "urlsf_subset00-1b_data.xz", [large])
+    config = CorpusConfig(corpus=str(tiny_corpus), val_fraction=0.1, workers=2)
+    stored = ingest_shard(find_shards(str(tiny_corpus))[0], workspace.root / "apart", config.reading, 0.1)
+    assert isinstance(stored, IngestedShard)
+    in_the_way = workspace.documents / stored.part.path.name
+    (in_the_way / "a folder that is not empty").mkdir(parents=True)
+    with pytest.raises(OSError, match=in_the_way.name):
+        build_dataset(config, workspace=workspace.root)
+    assert not list(workspace.root.rglob("*.partial"))

@@ -531,3 +531,19 @@ def test_a_data_set_can_be_moved(dataset: Dataset, tmp_path: Path) -> None:
     moved = read_dataset(Path(shutil.move(dataset.path, tmp_path / "elsewhere")))
     assert problems(moved) == []
     assert moved.token_file("train").open().tolist()
+
+
+def test_a_disk_without_room_for_the_first_files_is_left_as_it_was(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    with small_disk(disk, "nr_inodes=5"):  # the root, three folders, and one of three files
+        gc.disable()  # what is left to be collected is left behind by a process that goes on
+        try:
+            with (
+                pytest.raises(OSError, match="No space left on device") as failed,
+                DatasetWriter(disk / "datasets", "oz"),
+            ):
+                pass
+            assert failed.value.filename.startswith(str(disk))
+            assert [path.name for path in disk.rglob("*")] == ["datasets", "oz"]
+        finally:
+            gc.enable()

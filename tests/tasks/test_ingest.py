@@ -7,6 +7,7 @@ import json
 import lzma
 import multiprocessing
 import random
+import shutil
 import tarfile
 import threading
 import time
@@ -33,6 +34,7 @@ from tasks.ingest import (
     RefusedShard,
     ingest,
     ingest_shard,
+    ingest_shards,
     recall,
     refuse_bad_shards,
 )
@@ -606,3 +608,20 @@ def test_text_stored_before_normalisations_is_found_again(shard: Shard, tmp_path
     again = ingested(shard, tmp_path / "documents")
     assert again.reused
     assert again.part == part
+
+
+def test_shards_stored_together_of_which_one_gets_no_name_are_whole_or_not_there(tmp_path: Path) -> None:
+    shards = [make_shard(tmp_path / f"{seed}.xz", seed=seed) for seed in range(8)]
+    parts = [ingested(shard, tmp_path / "apart").part for shard in shards]
+    in_the_way = tmp_path / "together" / parts[4].path.name / "a folder that is not empty"
+    in_the_way.mkdir(parents=True)
+    with pytest.raises(OSError, match=parts[4].path.name):
+        ingest_shards(shards, tmp_path / "together", Reading(), FRACTION)
+    assert not list((tmp_path / "together").rglob("*.partial"))
+    found = [read_part(tmp_path / "together" / part.path.name) for part in parts]
+    assert [part is not None for part in found] == [True] * 4 + [False] * 4
+    assert [contents(part) for part in found if part] == [contents(part) for part in parts[:4]]
+    shutil.rmtree(in_the_way.parent)
+    again = ingest_shards(shards, tmp_path / "together", Reading(), FRACTION)
+    assert [one.reused for one in again if isinstance(one, IngestedShard)] == [True] * 4 + [False] * 4
+    assert files_of(tmp_path / "together") == files_of(tmp_path / "apart")

@@ -1,0 +1,105 @@
+"""A disk that fails at any one of a build's writes: an error that names the place, nothing left, and the same bytes in the end."""
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from faulty_builds import Calls, Fault, FaultyBuilds, faults_at
+from tiny_data import tiny_documents
+
+from storage.datasets import Dataset, read_dataset, verify_dataset
+from storage.files import sha256_file
+from storage.shards import write_shard
+from storage.workspace import Workspace
+from tasks.build import build
+from tasks.corpora import CorpusConfig
+from tasks.quality import QualityConfig
+from tasks.workers import Workers
+
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler for a disk that fails")
+
+FILES = ("train.bin", "val.bin", "tokenizer.json", "documents.parquet")
+# Characters are written to their place; GPT-2's tokens into parts, which are joined.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "char": {"tokenizer": "char"},
+    "gpt2": {
+        "tokenizer": "gpt2",
+        "quality": {"drop_exact_duplicates": True, "drop_near_duplicates": 0.8},
+    },
+}
+
+
+def make_corpus(folder: Path) -> Path:
+    """Ten shards, so that eight are stored together and two after them; with documents that are the same, and nearly so."""
+    for number in range(10):
+        texts = tiny_documents(6, seed=number % 9)
+        texts.append(f"{texts[0]} and home again")
+        members = [(f"{number}-{i}.txt", text.encode()) for i, text in enumerate(texts)]
+        write_shard(folder / f"{number}.xz", members)
+    return folder
+
+
+def hashes(dataset: Dataset) -> dict[str, str]:
+    return {name: sha256_file(dataset.path / name) for name in FILES}
+
+
+class Trial:
+    """Builds with faults, each followed by the same build without one."""
+
+    def __init__(self, folder: Path, kind: str, workers: Workers) -> None:
+        settings = SETTINGS[kind] | {
+            "corpus": str(make_corpus(folder / "corpus")),
+            "name": "faults",
+            "val_fraction": 0.2,
+        }
+        quality = QualityConfig(**settings.get("quality", {}))
+        self._config = CorpusConfig(**settings | {"quality": quality})
+        self._workers = workers
+        self.builds = FaultyBuilds(folder, settings | {"workers": workers.count})
+        self._expected = hashes(build(self._config, Workspace.at(folder / "expected"), workers))
+
+    def meet(self, fault: Fault) -> int:
+        """Asserts what must be so after a fault; returns the exit code of the build that met it."""
+        place = self.builds.workspace
+        ended = self.builds.run(fault)
+        assert ended.struck, f"{fault}: there was no such call"
+        assert ended.code in (0, 1), f"{fault}: killed or hanging, {ended.code}, {ended.said}"
+        assert not ended.code or str(place) in ended.said, f"{fault}: {ended.said}"
+        assert not ended.left, f"{fault}: processes are left"
+        assert not list(place.rglob("*.partial")), f"{fault}: {ended.said}"
+        for manifest in place.glob("datasets/*/*/manifest.json"):
+            wrong = [line for _, _, lines in verify_dataset(read_dataset(manifest.parent)) for line in lines]
+            assert not wrong, f"{fault}: {wrong}"
+        assert not fault.error_number or ended.code, f"{fault}: the build says that all is well"
+        assert fault.error_number or not ended.code, f"{fault}: {ended.said}"
+        assert hashes(build(self._config, Workspace.at(place), self._workers)) == self._expected, str(fault)
+        return ended.code
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[Workers]:
+    with Workers(2) as workers:
+        yield workers
+
+
+def test_each_kind_of_file_may_fail_to_be_written(tmp_path: Path, workers: Workers) -> None:
+    sample(Trial(tmp_path, "char", workers), random.Random(1), seen=set())
+
+
+def test_so_may_those_of_quality_steps_and_token_parts(tmp_path: Path, workers: Workers) -> None:
+    sample(Trial(tmp_path, "gpt2", workers), random.Random(2), seen=set())
+
+
+def sample(trial: Trial, rng: random.Random, seen: set[str]) -> None:
+    """The first call of all, the last one, and one for each kind of path."""
+    with trial.builds.started():
+        counted = trial.builds.counted()
+        by_path: dict[str, list[Calls]] = {}
+        for calls in counted:
+            by_path.setdefault(calls.pattern, []).append(calls)
+        for pattern, kinds in by_path.items():
+            calls = rng.choice(kinds)
+            trial.meet(rng.choice(faults_at(calls, rng.randint(1, counted[calls]))))
