@@ -100,6 +100,6 @@ def sample(trial: Trial, rng: random.Random, seen: set[str]) -> None:
         by_path: dict[str, list[Calls]] = {}
         for calls in counted:
             by_path.setdefault(calls.pattern, []).append(calls)
-        for pattern, kinds in by_path.items():
+        for _pattern, kinds in by_path.items():
             calls = rng.choice(kinds)
             trial.meet(rng.choice(faults_at(calls, rng.randint(1, counted[calls]))))
