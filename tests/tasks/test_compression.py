@@ -66,7 +66,7 @@ def test_the_sample_has_a_limit(
     assert measured(dataset).text_bytes <= 40
 
 
-@pytest.mark.parametrize("tokenizer", ["gpt2", "bpe:300", "file"])
+@pytest.mark.parametrize("tokenizer", ["gpt2", "file"])
 def test_the_data_sets_own_tokenizer_goes_by_its_name(tokenizer: str, tmp_path: Path) -> None:
     (tmp_path / "own.json").write_text(gpt2_json())
     texts = [*tiny_documents(40), *[""] * 2]

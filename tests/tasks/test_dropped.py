@@ -255,7 +255,7 @@ def test_near_duplicates_give_way_to_an_earlier_one(tmp_path: Path, workers: Wor
     dropped = drop(tmp_path, [[prose(), text, far], [prose(), close, text]], NEAR, workers)
     assert verdicts(dropped) == {
         "s1/m1": ("near duplicate", f"{similarity(text, close):.4f} similar to s0 m1"),
-        "s1/m2": ("near duplicate", "1.0000 of s0 m1"),
+        "s1/m2": ("near duplicate", "1.0000 similar to s0 m1"),
     }
 
 
@@ -282,7 +282,9 @@ def test_short_documents_are_near_only_if_their_words_are_the_same(tmp_path: Pat
     corpus: list[list[str | bytes]] = [
         ["Two words", "two words!", "two other words", "", "...", "", "!?", "\0", "words two"]
     ]
-    assert verdicts(drop(tmp_path, corpus, NEAR, workers)) == {"s0/m1": ("near duplicate", "1.0000 of s0 m0")}
+    assert verdicts(drop(tmp_path, corpus, NEAR, workers)) == {
+        "s0/m1": ("near duplicate", "1.0000 similar to s0 m0")
+    }
 
 
 def test_thousands_of_one_text(tmp_path: Path, workers: Workers) -> None:
@@ -310,7 +312,7 @@ def test_documents_of_a_template_end(
     assert 0.5 < similarity(texts[0], texts[1]) < 0.95
     quality = QualityConfig(drop_near_duplicates=0.99)
     dropped = drop(tmp_path, [[*texts, texts[50]]], quality, workers)
-    assert [(row.member, row.detail) for row in rows(dropped)] == [("m60", "1.0000 of s0 m50")]
+    assert [(row.member, row.detail) for row in rows(dropped)] == [("m60", "1.0000 similar to s0 m50")]
 
 
 # --- all of it --------------------------------------------------------------------------------------------------------
