@@ -53,7 +53,7 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
             workers=workers,
             limit_shards=config.limit_shards,
         )
-        results = list(_in_groups(read, recalled.unknown, workers))
+        results = list(in_groups(read, recalled.unknown, workers))
         remember(recalled, results, workspace.documents, config.reading, config.limit_shards)
         material = gather(config, [*recalled.known, *results])
         clock.ended("ingest")
@@ -62,7 +62,7 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
             return found
         if config.quality.is_on:
             look = partial(examine, examination=examination(config, workspace), workers=workers)
-            examined = list(_in_groups(look, list(enumerate(material.parts)), workers))
+            examined = list(in_groups(look, list(enumerate(material.parts)), workers))
             material = leave_out(config, material, examined, workers)
             clock.ended("quality")
         try:
@@ -91,14 +91,14 @@ def _encoded(
     with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
         to_encode = parts_to_encode(parts, earlier, settings, writer.place)
         write = partial(encode, encoding=settings, workers=workers)
-        with contextlib.closing(_in_groups(write, to_encode, workers)) as fresh:
+        with contextlib.closing(in_groups(write, to_encode, workers)) as fresh:
             encoded = in_order(len(parts), earlier, fresh)
             dataset = join(config, writer, material, tokenizer, encoded, workers, clock, memory)
     report(dataset, counts.all)
     return dataset
 
 
-def _in_groups(
+def in_groups(
     function: Callable[[list[Any]], list[Any]], items: Sequence[Any], workers: Workers
 ) -> Generator[Any, None, None]:
     """The results for each item, in order: for some neighbours at a time, and as many times as there are workers.

@@ -1,32 +1,20 @@
 """Builds in processes of their own on a disk that fails at a chosen call (faulty_writes.c), one after another."""
 
-import contextlib
 import ctypes
 import errno
-import importlib
-import json
 import mmap
 import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
-import traceback
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
-
-from storage.workspace import Workspace
-from tasks.build import build
-from tasks.corpora import CorpusConfig
-from tasks.quality import QualityConfig
-from tasks.workers import Workers
+from forked_builds import ForkedBuilds, group
 
 SHIM = Path(__file__).with_name("faulty_writes.c")
 LIMIT_SECONDS = 60  # a build that takes longer hangs
@@ -97,35 +85,28 @@ class Ended:
 
 
 class FaultyBuilds:
-    """Builds of one corpus in one workspace, which is empty before each."""
+    """Builds of one corpus in one workspace, which is empty before each: `with builds.started(): builds.run(fault)`."""
 
     def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
         """`settings` are those of CorpusConfig."""
         self.workspace = folder / "workspace"
-        self._settings, self._said, self._log = settings, folder / "said", folder / "log"
+        self._settings, self._log = settings, folder / "log"
         (folder / "control").write_bytes(bytes(ctypes.sizeof(_Control)))
         with (folder / "control").open("r+b") as file:
             self._control = _Control.from_buffer(mmap.mmap(file.fileno(), 0))
         shim = folder / "faulty_writes.so"
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", shim, SHIM, "-ldl"], check=True)
-        self._variables = {
+        variables = {
             "LD_PRELOAD": str(shim),
             "FAULTS_BELOW": str(self.workspace),
             "FAULTS_CONTROL": str(folder / "control"),
             "FAULTS_LOG": str(self._log),
-            "PYTHONPATH": os.pathsep.join([str(SHIM.parent.parent), str(SHIM.parent)]),
         }
+        self._builds = ForkedBuilds(folder, variables)
 
-    @contextlib.contextmanager
-    def started(self) -> Iterator["FaultyBuilds"]:
-        """Ready to build: what a build imports is imported once, by a process of which each build is a fork."""
-        command = [sys.executable, "-c", "from faulty_builds import serve; serve()"]
-        with subprocess.Popen(
-            command, env=os.environ | self._variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        ) as self._server:
-            yield self
-            assert self._server.stdin
-            self._server.stdin.close()
+    def started(self) -> ForkedBuilds:
+        """What makes the builds, to be entered before the first and left after the last."""
+        return self._builds
 
     def counted(self) -> Counter[Calls]:
         """How many calls of each kind a build makes that meets no fault."""
@@ -141,21 +122,12 @@ class FaultyBuilds:
         """One build in an empty workspace."""
         shutil.rmtree(self.workspace, ignore_errors=True)
         self._arm(fault)
-        request = {
-            "settings": self._settings,
-            "workspace": str(self.workspace),
-            "said": str(self._said),
-        }
-        assert self._server.stdin and self._server.stdout
-        self._server.stdin.write(json.dumps(request).encode() + b"\n")
-        self._server.stdin.flush()
-        process = int(self._server.stdout.readline())
+        process = self._builds.start(self._settings, self.workspace)
         limit = threading.Timer(LIMIT_SECONDS, os.killpg, (process, signal.SIGKILL))
         limit.start()
-        code = int(self._server.stdout.readline())
+        code = self._builds.wait()
         limit.cancel()
-        lines = self._said.read_text().strip().splitlines()
-        return Ended(code, lines[-1] if lines else "", self._control.struck, _group(process))
+        return Ended(code, self._builds.last_line(), self._control.struck, group(process))
 
     def _arm(self, fault: Fault | None) -> None:
         self._control.fail_at = self._control.matched = self._control.struck = 0
@@ -165,45 +137,3 @@ class FaultyBuilds:
             self._control.operation = fault.calls.operation.encode()
             self._control.pattern = fault.calls.pattern.encode()
             self._control.fail_at = fault.number
-
-
-def _group(leader: int) -> list[int]:
-    """The processes that are still there of a process group."""
-    found = []
-    for process in psutil.process_iter():
-        with contextlib.suppress(ProcessLookupError):
-            if os.getpgid(process.pid) == leader:
-                found.append(process.pid)
-    return found
-
-
-def serve() -> None:
-    """Forks a build for each line of standard input; says its process id, and its exit code when it has ended."""
-    for module in (
-        "pandas",
-        "tokenizers",
-    ):  # pyarrow imports the first, and a build the second, only when it runs
-        importlib.import_module(module)
-    for line in sys.stdin:
-        request = json.loads(line)
-        process = os.fork()
-        if not process:
-            os.setsid()
-            sys.exit(_build(**request))
-        print(process, flush=True)
-        _, status = os.waitpid(process, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-
-
-def _build(settings: dict[str, Any], workspace: str, said: str) -> int:
-    with Path(said).open("w") as file:
-        os.dup2(file.fileno(), 2)
-    quality = QualityConfig(**settings.pop("quality", {}))
-    config = CorpusConfig(**settings, quality=quality)
-    try:
-        with Workers(config.workers or 1) as workers:
-            build(config, Workspace.at(workspace), workers)
-    except Exception:
-        traceback.print_exc()
-        return 1
-    return 0

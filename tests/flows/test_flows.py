@@ -7,10 +7,13 @@ import pytest
 from storage.errors import ShardError
 from storage.shards import find_shards, write_shard
 from storage.workspace import Workspace
+from tasks.build import build
 from tasks.corpora import CorpusConfig
 from tasks.ingest import IngestedShard, ingest_shard
+from tasks.quality import QualityConfig
 from tasks.tracking import Tracker
 from tasks.training import Cadence, TrainingRequest
+from tasks.workers import Workers
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -101,13 +104,19 @@ def test_a_build_sweeps_its_own_leftovers_and_no_checkpoint_that_is_being_writte
     assert not left_behind.exists()
 
 
-def test_a_data_set_is_rebuilt_to_the_same_bytes(tiny_corpus: Path, workspace: Workspace) -> None:
-    from flows.build_dataset import build_dataset
+def test_a_data_set_is_rebuilt_to_the_same_bytes_elsewhere_by_more_workers(
+    tiny_corpus: Path, workspace: Workspace, tmp_path: Path
+) -> None:
     from flows.rebuild_dataset import rebuild_dataset
 
-    built = build_dataset(CorpusConfig(corpus=str(tiny_corpus), val_fraction=0.1), workspace=workspace.root)
-    assert rebuild_dataset(built.dataset.reference, workspace=workspace.root) == []
-    assert not list(workspace.root.glob(".rebuild-*"))
+    quality = QualityConfig(drop_exact_duplicates=True, drop_near_duplicates=0.8)
+    config = CorpusConfig(corpus=str(tiny_corpus), val_fraction=0.1, workers=3, quality=quality)
+    with Workers(1) as workers:
+        dataset = build(config, workspace, workers)
+    elsewhere = tmp_path / "another" / "place"
+    elsewhere.mkdir(parents=True)
+    assert rebuild_dataset(str(dataset.path), workspace=elsewhere) == []
+    assert not list(elsewhere.iterdir())
 
 
 def test_a_build_that_fails_leaves_nothing_of_what_its_other_workers_were_writing(

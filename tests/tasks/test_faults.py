@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from faulty_builds import Calls, Fault, FaultyBuilds, faults_at
+from forked_builds import config_of
 from tiny_data import tiny_documents
 
 from storage.datasets import Dataset, read_dataset, verify_dataset
@@ -15,8 +16,6 @@ from storage.files import sha256_file
 from storage.shards import write_shard
 from storage.workspace import Workspace
 from tasks.build import build
-from tasks.corpora import CorpusConfig
-from tasks.quality import QualityConfig
 from tasks.workers import Workers
 
 pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler for a disk that fails")
@@ -55,8 +54,7 @@ class Trial:
             "name": "faults",
             "val_fraction": 0.2,
         }
-        quality = QualityConfig(**settings.get("quality", {}))
-        self._config = CorpusConfig(**settings | {"quality": quality})
+        self._config = config_of(settings)
         self._workers = workers
         self.builds = FaultyBuilds(folder, settings | {"workers": workers.count})
         self._expected = hashes(build(self._config, Workspace.at(folder / "expected"), workers))
@@ -100,6 +98,6 @@ def sample(trial: Trial, rng: random.Random, seen: set[str]) -> None:
         by_path: dict[str, list[Calls]] = {}
         for calls in counted:
             by_path.setdefault(calls.pattern, []).append(calls)
-        for _pattern, kinds in by_path.items():
+        for kinds in by_path.values():
             calls = rng.choice(kinds)
             trial.meet(rng.choice(faults_at(calls, rng.randint(1, counted[calls]))))

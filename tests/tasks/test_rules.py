@@ -1,5 +1,6 @@
 """The rules that make a data set trustworthy: same bytes for any workers, order and number of kills; nothing left behind."""
 
+import contextlib
 import os
 import random
 import shutil
@@ -8,21 +9,31 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from forked_builds import ForkedBuilds, group
 from tiny_data import tiny_documents
 
-from storage.datasets import Dataset, find_dataset, verify_dataset
+from storage.datasets import Dataset, find_dataset, read_dataset, verify_dataset
 from storage.files import sha256_file
 from storage.shards import write_shard
 from storage.workspace import Workspace
-from tasks.build import build
+from tasks.build import build, in_groups
 from tasks.corpora import CorpusConfig
+from tasks.quality import QualityConfig
 from tasks.workers import WorkerDied, Workers
 
 FILES = ("train.bin", "val.bin", "tokenizer.json", "documents.parquet")
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "char": ("char", {}),
+    "gpt2": ("gpt2", {}),
+    "bpe:400": ("bpe:400", {}),
+    "gpt2, quality": ("gpt2", {"drop_exact_duplicates": True, "drop_near_duplicates": 0.8}),
+}
 BUILD = """
 import sys
 from pathlib import Path
@@ -34,6 +45,16 @@ with Workers(2) as workers:
     config = CorpusConfig(corpus=sys.argv[1], name="rules", tokenizer=sys.argv[3], val_fraction=0.1)
     build(config, Workspace.at(sys.argv[2]), workers)
 """
+# What is there while a stage of a build is going on: shards stored, examined, left out, encoded, joined, published.
+STAGES = (
+    "documents/.*.partial",
+    "tokens/examined/*.columns",
+    "tokens/examined/*.kept",
+    "tokens/*/*.rows",
+    "datasets/rules/.stage.*/train.bin",
+    "datasets/rules/.stage.*/manifest.json",
+    "datasets/rules/by-inputs",
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +68,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def built(corpus: Path, workspace: Path, workers: int = 2, tokenizer: str = "char") -> Dataset:
-    config = CorpusConfig(corpus=str(corpus), name="rules", tokenizer=tokenizer, val_fraction=0.1)
+def built(corpus: Path, workspace: Path, workers: int = 2, kind: str = "char") -> Dataset:
+    tokenizer, quality = KINDS[kind]
+    config = CorpusConfig(
+        corpus=str(corpus),
+        name="rules",
+        tokenizer=tokenizer,
+        val_fraction=0.1,
+        quality=QualityConfig(**quality),
+    )
     with Workers(workers) as pool:
         return build(config, Workspace.at(workspace), pool)
 
@@ -59,17 +87,17 @@ def hashes(dataset: Dataset) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def expected(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    """What every build must come to, by tokenizer."""
+    """What every build must come to, by kind."""
     place = tmp_path_factory.mktemp("expected")
-    return {kind: hashes(built(corpus, place / kind[:3], 1, kind)) for kind in ("char", "gpt2", "bpe:400")}
+    return {kind: hashes(built(corpus, place / str(number), 1, kind)) for number, kind in enumerate(KINDS)}
 
 
-@pytest.mark.parametrize("tokenizer", ["char", "gpt2", "bpe:400"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("workers", [2, 4])
 def test_the_bytes_do_not_depend_on_the_number_of_workers(
-    workers: int, tokenizer: str, corpus: Path, tmp_path: Path, expected: dict[str, dict[str, str]]
+    workers: int, kind: str, corpus: Path, tmp_path: Path, expected: dict[str, dict[str, str]]
 ) -> None:
-    assert hashes(built(corpus, tmp_path, workers, tokenizer)) == expected[tokenizer]
+    assert hashes(built(corpus, tmp_path, workers, kind)) == expected[kind]
 
 
 def test_the_bytes_do_not_depend_on_the_order_of_the_listing(
@@ -86,33 +114,64 @@ def test_the_bytes_do_not_depend_on_the_order_of_the_listing(
     assert hashes(built(corpus, tmp_path)) == expected["char"]
 
 
-def descendants() -> set[int]:
-    """Processes that are ours, however far down."""
-    return {process.pid for process in psutil.Process().children(recursive=True)}
-
-
-@pytest.mark.parametrize("tokenizer", ["char", "gpt2"])
-def test_killed_with_all_its_processes_at_any_moment_it_goes_on_to_the_same_bytes(
-    tokenizer: str, corpus: Path, tmp_path: Path, expected: dict[str, dict[str, str]]
+@pytest.mark.parametrize(
+    ("workers", "kind", "stages"),
+    [
+        (1, "gpt2, quality", STAGES[::2]),
+        (2, "char", [STAGES[0], *STAGES[3:]]),
+        (4, "gpt2, quality", STAGES[1::2]),
+    ],
+)
+def test_killed_with_all_its_processes_in_any_stage_it_goes_on_to_the_same_bytes(
+    workers: int,
+    kind: str,
+    stages: Sequence[str],
+    corpus: Path,
+    tmp_path: Path,
+    expected: dict[str, dict[str, str]],
 ) -> None:
-    rng, before = random.Random(7), descendants()
-    for _ in range(8):
-        process = subprocess.Popen(
-            [sys.executable, "-c", BUILD, str(corpus), str(tmp_path), tokenizer], start_new_session=True
-        )
-        time.sleep(rng.uniform(0.2, 1.8))
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        for dataset in (tmp_path / "datasets").glob("*/*/manifest.json"):
-            assert hashes(find_dataset(tmp_path / "datasets", str(dataset.parent))) == expected[tokenizer]
-    assert hashes(built(corpus, tmp_path, tokenizer=tokenizer)) == expected[tokenizer]
-    assert descendants() == before
+    tokenizer, quality = KINDS[kind]
+    settings = {"corpus": str(corpus), "name": "rules", "val_fraction": 0.1}
+    settings |= {"tokenizer": tokenizer, "quality": quality, "workers": workers}
+    rng, reached, place = random.Random(7), set(), tmp_path / "killed"
+    with ForkedBuilds(tmp_path) as builds:
+        for stage in stages:
+            process = builds.start(settings, place)
+            wait_for(place, stage, process)
+            time.sleep(rng.choice([0, rng.uniform(0, 0.03)]))
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process, signal.SIGKILL)
+            reached |= {stage} if builds.wait() == -signal.SIGKILL else set()
+            assert no_process_is_left(process)
+            for manifest in place.glob("datasets/rules/[0-9a-f]*/manifest.json"):
+                assert hashes(read_dataset(manifest.parent)) == expected[kind]
+                shutil.rmtree(manifest.parent)  # else a later build would have nothing to do
+    assert len(reached) >= len(stages) - 1, "it was killed in each stage, but the last may be too short"
+    assert hashes(built(corpus, place, 2, kind)) == expected[kind]
+    assert not list(place.rglob("*.partial"))
+
+
+def wait_for(place: Path, stage: str, process: int) -> None:
+    """Returns when a build has reached a stage, or has ended."""
+    while psutil.pid_exists(process):
+        with contextlib.suppress(FileNotFoundError):  # of folders that go while they are being looked at
+            if any(place.glob(stage)):
+                return
+        time.sleep(0.002)
+
+
+def no_process_is_left(leader: int) -> bool:
+    """Whether a killed process group is gone, within some seconds: it is the system that ends it."""
+    deadline = time.monotonic() + 10
+    while group(leader) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not group(leader)
 
 
 def test_workers_end_with_a_parent_that_was_killed_alone(corpus: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", BUILD, str(corpus), str(tmp_path), "char"]
-    process = subprocess.Popen(command, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(corpus), str(tmp_path), "char"], start_new_session=True
+    )
     parent = psutil.Process(process.pid)
     deadline = time.monotonic() + 30
     while not (workers := parent.children()) and time.monotonic() < deadline:
@@ -124,11 +183,16 @@ def test_workers_end_with_a_parent_that_was_killed_alone(corpus: Path, tmp_path:
     assert not alive
 
 
+@pytest.mark.parametrize("count", [1, 2, 4])
 def test_a_worker_that_is_killed_costs_one_call_and_is_named(
-    corpus: Path, tmp_path: Path, expected: dict[str, dict[str, str]], caplog: pytest.LogCaptureFixture
+    count: int,
+    corpus: Path,
+    tmp_path: Path,
+    expected: dict[str, dict[str, str]],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     config = CorpusConfig(corpus=str(corpus), name="rules", val_fraction=0.1)
-    with Workers(2) as workers:
+    with Workers(count) as workers:
         ended = threading.Event()
 
         def kill_some() -> None:
@@ -161,6 +225,23 @@ def test_a_call_that_kills_every_worker_is_an_error_that_names_it() -> None:
         with pytest.raises(WorkerDied, match=r"_exit 3: worker process \d+ ended with code 3, twice"):
             workers.run(os._exit, 3)
         assert workers.run(len, "still there") == 11
+
+
+def test_a_build_that_fails_ends_what_it_has_begun_and_begins_nothing_more() -> None:
+    begun: list[int] = []
+
+    def slow(group: list[int]) -> list[int]:
+        begun.append(group[0])
+        time.sleep(0.05)
+        return group
+
+    with Workers(2) as workers:
+        results = in_groups(slow, range(800), workers)
+        assert next(results) == 0
+        results.close()
+        count = len(begun)
+        time.sleep(0.2)
+        assert len(begun) == count < 10
 
 
 def test_two_builders_at_once_make_one_data_set(
