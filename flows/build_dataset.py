@@ -36,9 +36,9 @@ from tasks.dataset import (
     swept,
 )
 from tasks.encode import parts_to_encode
-from tasks.ingest import recall, remember
 from tasks.memory import MemoryWatch
 from tasks.plan import refuse_full_disk
+from tasks.recall import recall, remember
 from tasks.reuse import in_order
 from tasks.tokenizers import EncoderDiffers
 from tasks.watch import Watch

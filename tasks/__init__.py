@@ -3,6 +3,7 @@
     corpora        what there is to read, by name; downloads          -> shards
     stdlib_docs    the default corpus: Python's own documentation     -> shards
     ingest         shards -> stored text, in worker processes         -> DocumentPart
+    recall         which shards need not be read again: their files have not changed
     characters     what is counted in them, by split                  -> SplitCounts
     quality        which documents are left out: what may be asked for
     languages      which language a text is in

@@ -26,9 +26,10 @@ from tasks.dataset import (
 )
 from tasks.encode import encode, parts_to_encode
 from tasks.examine import examine
-from tasks.ingest import ingest, recall, remember
+from tasks.ingest import ingest
 from tasks.memory import MemoryWatch
 from tasks.plan import refuse_full_disk
+from tasks.recall import recall, remember
 from tasks.reuse import earlier_tokens, in_order
 from tasks.tokenizers import EncoderDiffers
 from tasks.workers import Workers

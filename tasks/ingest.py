@@ -3,12 +3,10 @@
 import contextlib
 import hashlib
 import itertools
-import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from storage.documents import PART_FORMAT, DocumentPart, PartWriter, read_part
 from storage.errors import NetworkError, ShardError
@@ -22,7 +20,6 @@ from storage.forms import (
     read_archive,
     read_batches,
 )
-from storage.known_files import KNOWN_FILES, KnownFiles, RemoteSignature, Signature
 from storage.shards import Shard, uncompressed_bytes
 from storage.workspace import natural_order
 from tasks.characters import SplitCounts
@@ -180,7 +177,7 @@ def ingest_shard(
     """
     try:
         with _identified(shard, folder) as (here, sha256):
-            path = folder / f"{sha256}-{_settings(reading)}.parquet"
+            path = folder / f"{sha256}-{reading_settings(reading)}.parquet"
             if part := read_part(path):
                 return _ingested(shard, part, reused=True)
             part = _stored(here, sha256, path, reading, val_fraction, document_limit_bytes, together)
@@ -189,54 +186,6 @@ def ingest_shard(
         return _refused(shard, error)
     except ArchiveOfShards:
         return None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recalled:
-    """What is stored already of files that have not changed since, the shards that must be read, and how those are now."""
-
-    known: list[IngestedShard]
-    unknown: list[Shard]
-    signatures: dict[str, Signature | RemoteSignature]
-
-
-def recall(shards: Sequence[Shard], folder: Path, reading: Reading) -> Recalled:
-    """Tells known shards from unknown ones without reading any."""
-    files = _known_files(folder, reading)
-    known: list[IngestedShard] = []
-    unknown: list[Shard] = []
-    for shard in shards:
-        items = [
-            _recalled(shard, folder, facts) for facts in files.find(shard.location, _listed(shard)) or [None]
-        ]
-        if all(items):
-            known += [item for item in items if item]
-        else:
-            unknown.append(shard)
-    signatures = {shard.location: _listed(shard) or Signature.of(shard.location) for shard in unknown}
-    return Recalled(known=known, unknown=unknown, signatures=signatures)
-
-
-def remember(
-    recalled: Recalled,
-    results: Sequence[IngestedShard | RefusedShard | UnreachedShard],
-    folder: Path,
-    reading: Reading,
-    limit_shards: int | None,
-) -> None:
-    """Notes what was found in the files that were unknown, for `recall`. Not of a reading with a limit: a file may hold more."""
-    if not recalled.unknown or limit_shards is not None:
-        return
-    files = _known_files(folder, reading)
-    by_file: dict[str, list[IngestedShard | RefusedShard | UnreachedShard]] = {}
-    for result in results:
-        by_file.setdefault(result.location, []).append(result)
-    for shard in recalled.unknown:
-        found = by_file.get(shard.location, [])
-        if found and all(isinstance(item, IngestedShard) for item in found):
-            facts = [_noted(shard, item) for item in found if isinstance(item, IngestedShard)]
-            files.remember(shard.location, recalled.signatures[shard.location], facts)
-    files.save()
 
 
 def refuse_bad_shards(
@@ -318,10 +267,12 @@ def _stored(
         if shard.content is shard.copy is None and sha256_file(Path(shard.location)) != sha256:
             raise shard.refused(_CHANGED)
         characters = counts.as_part().to_json(val_fraction)
-        return writer.finish(sha256, {"settings": _settings(reading), "characters": characters}, together)
+        return writer.finish(
+            sha256, {"settings": reading_settings(reading), "characters": characters}, together
+        )
 
 
-def _settings(reading: Reading) -> str:
+def reading_settings(reading: Reading) -> str:
     """What changes a shard's text but its bytes, as a short hash."""
     settings = {
         "format": PART_FORMAT,
@@ -351,40 +302,3 @@ def _refused(shard: Shard, error: ShardError) -> RefusedShard:
 def _unreached(shard: Shard, error: NetworkError) -> UnreachedShard:
     facts = {"place": error.place, "reason": error.reason, "can_heal": error.can_heal}
     return UnreachedShard(name=shard.name, location=shard.location, **facts)
-
-
-def _known_files(folder: Path, reading: Reading) -> KnownFiles:
-    return KnownFiles(folder / KNOWN_FILES, _settings(reading))
-
-
-def _listed(shard: Shard) -> RemoteSignature | None:
-    """How a remote shard was listed; None of one on this disk."""
-    return RemoteSignature(shard.compressed_bytes, shard.version) if shard.is_remote else None
-
-
-def _noted(shard: Shard, item: IngestedShard) -> dict[str, Any]:
-    """An ingested shard as JSON. Its name is kept without that of its file, which may come to lie elsewhere."""
-    part = asdict(item.part) | {"path": item.part.path.name}
-    return {
-        "name": item.name.removeprefix(shard.name),
-        "compressed_bytes": item.compressed_bytes,
-        "part": part,
-    }
-
-
-def _recalled(shard: Shard, folder: Path, facts: dict[str, Any] | None) -> IngestedShard | None:
-    try:
-        if not facts:
-            return None
-        part = DocumentPart(**facts["part"] | {"path": folder / facts["part"]["path"]})
-        if os.stat(part.path).st_size != part.file_bytes:  # noqa: PTH116 - see Signature
-            return None
-        return IngestedShard(
-            name=shard.name + facts["name"],
-            location=shard.location,
-            compressed_bytes=facts["compressed_bytes"],
-            part=part,
-            reused=True,
-        )
-    except (OSError, KeyError, TypeError):
-        return None

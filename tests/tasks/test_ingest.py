@@ -35,9 +35,9 @@ from tasks.ingest import (
     ingest,
     ingest_shard,
     ingest_shards,
-    recall,
     refuse_bad_shards,
 )
+from tasks.recall import recall
 from tasks.workers import Workers
 
 FRACTION = 0.3

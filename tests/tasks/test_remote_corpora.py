@@ -29,11 +29,10 @@ from tasks.ingest import (
     UnreachedShard,
     ingest,
     ingest_shard,
-    recall,
     refuse_bad_shards,
-    remember,
 )
 from tasks.plan import plan_dataset, refuse_full_disk
+from tasks.recall import recall, remember
 from tasks.verify import recorded_config
 from tasks.workers import Workers
 
