@@ -1,7 +1,9 @@
 """A disk that fails at any one of a build's writes: an error that names the place, nothing left, and the same bytes in the end."""
 
 import random
+import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -84,20 +86,31 @@ def workers() -> Iterator[Workers]:
 
 
 def test_each_kind_of_file_may_fail_to_be_written(tmp_path: Path, workers: Workers) -> None:
-    sample(Trial(tmp_path, "char", workers), random.Random(1), seen=set())
+    rng = random.Random(1)
+    (tmp_path / "char").mkdir()
+    (tmp_path / "gpt2").mkdir()
+    characters = Trial(tmp_path / "char", "char", workers)
+    with characters.builds.started():
+        by_file = calls_by_file(characters.builds.counted())
+        for counted in by_file.values():
+            characters.meet(any_fault(counted, rng))
+    parts = Trial(tmp_path / "gpt2", "gpt2", workers)
+    with parts.builds.started():
+        others = calls_by_file(parts.builds.counted())
+        for file in sorted(others.keys() - by_file.keys()):
+            parts.meet(any_fault(others[file], rng))
 
 
-def test_so_may_those_of_quality_steps_and_token_parts(tmp_path: Path, workers: Workers) -> None:
-    sample(Trial(tmp_path, "gpt2", workers), random.Random(2), seen=set())
+def calls_by_file(counted: Counter[Calls]) -> dict[str, Counter[Calls]]:
+    """The calls that were counted, by the file that they are about, whether it had its final name or not yet."""
+    by_file: dict[str, Counter[Calls]] = {}
+    for calls, count in counted.items():
+        file = re.sub(r"\.([^/]+)\.\*\.partial", r"\1", calls.pattern)
+        by_file.setdefault(file, Counter())[calls] = count
+    return by_file
 
 
-def sample(trial: Trial, rng: random.Random, seen: set[str]) -> None:
-    """The first call of all, the last one, and one for each kind of path."""
-    with trial.builds.started():
-        counted = trial.builds.counted()
-        by_path: dict[str, list[Calls]] = {}
-        for calls in counted:
-            by_path.setdefault(calls.pattern, []).append(calls)
-        for kinds in by_path.values():
-            calls = rng.choice(kinds)
-            trial.meet(rng.choice(faults_at(calls, rng.randint(1, counted[calls]))))
+def any_fault(counted: Counter[Calls], rng: random.Random) -> Fault:
+    """Any way in which any of these calls may fail: as often the first or last one as one between."""
+    calls = rng.choice(list(counted))
+    return rng.choice(faults_at(calls, rng.choice([1, counted[calls], rng.randint(1, counted[calls])])))
