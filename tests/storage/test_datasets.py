@@ -78,6 +78,8 @@ def inputs_of(fingerprint: str = "f1") -> DatasetInputs:
     return DatasetInputs(
         fingerprint=fingerprint,
         quarantined=[Quarantined(name="bad.xz", reason="is cut off")],
+        quality={},
+        left_out=[],
         normalisation={"byte_order_marks": 0},
         tokenizer_json='{"kind": "bytes"}',
         tokenizer_fingerprint="t",
