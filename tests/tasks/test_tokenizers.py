@@ -206,7 +206,8 @@ def test_a_build_whose_encoder_differs_is_made_by_the_reference(
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('no wheel for this machine')")
     monkeypatch.setenv("PYTHONPATH", str(broken.parent))
-    other = build_plainly(tmp_path / "c", workspace, tokenizer="bpe:300", name="other")
+    elsewhere = Workspace.at(tmp_path / "elsewhere")  # where no tokens are to be taken over
+    other = build_plainly(tmp_path / "c", elsewhere, tokenizer="bpe:300", name="other")
     assert "the reference encodes" in caplog.text
     assert other.manifest.build["encoder"].startswith("tokenizers ")
     assert other.manifest.digest == good.manifest.digest
