@@ -27,7 +27,6 @@ from tasks.dataset import (
     gather,
     groups_of,
     ingest_task,
-    inputs_fingerprint,
     join_task,
     learn_tokenizer_task,
     leave_out_task,
@@ -72,8 +71,7 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
         config = decided(config, shards, place)
         material = gather(config, _ingest(config, place, workers, shards))
         clock.ended("ingest")
-        inputs = inputs_fingerprint(config, material)
-        dataset = find_by_fingerprint(place.datasets, config.chosen_name, inputs)
+        dataset = find_by_fingerprint(place.datasets, config.chosen_name, material.fingerprint)
         if not dataset:
             if config.quality.is_on:
                 material = _leave_out(config, place, material, workers)

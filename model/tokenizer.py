@@ -73,20 +73,19 @@ class CharacterCounts:
     @classmethod
     def from_pairs(cls, pairs: npt.ArrayLike) -> Self:
         """The inverse of `pairs()`. ValueError if a code point or a count cannot be one."""
+        counts = cls()
+        counts.add_pairs(pairs)
+        return counts
+
+    def add_pairs(self, pairs: npt.ArrayLike) -> None:
+        """Adds what `pairs()` of another stream gave. ValueError if a code point or a count cannot be one."""
         table = np.asarray(pairs, dtype=np.int64).reshape(-1, 2)
         if ((table < 0) | (table >= [CODE_POINTS, np.iinfo(np.int64).max])).any():
             raise ValueError(
                 "character counts hold a code point outside Unicode or a negative count; count again"
             )
-        counts = cls()
-        counts._make_room(int(table[:, 0].max(initial=0)) + 1)
-        np.add.at(counts._counts, table[:, 0], table[:, 1])
-        return counts
-
-    def add_pairs(self, pairs: npt.NDArray[np.int64]) -> None:
-        """Adds what `pairs()` of another stream gave."""
-        self._make_room(int(pairs[:, 0].max(initial=0)) + 1)
-        self._counts[pairs[:, 0]] += pairs[:, 1]
+        self._make_room(int(table[:, 0].max(initial=0)) + 1)
+        np.add.at(self._counts, table[:, 0], table[:, 1])
 
     def pairs(self) -> npt.NDArray[np.int64]:
         """[distinct, 2]: each code point that occurs and its count, by code point; `.tolist()` is JSON."""

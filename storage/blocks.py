@@ -12,11 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.files import named_errors
+from storage.files import begin_writing_out, named_errors
 
 BLOCK_BYTES = 64 << 20
 _COPY_BYTES = 256 << 10
-_RELEASED_BLOCKS = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +44,10 @@ class FileRange:
     path: Path
     start: int
     bytes: int
+
+    def blocks(self) -> range:
+        """The numbers of the file's blocks that hold these bytes."""
+        return range(self.start // BLOCK_BYTES, -(-(self.start + self.bytes) // BLOCK_BYTES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,28 +109,22 @@ def write_block(block: Block) -> str:
                     with named_errors(block.path):
                         _write_at(target.fileno(), chunk, place)
                 place += len(chunk)
-        _release(target.fileno(), place)
+        begin_writing_out(target.fileno(), end=place)
     return sha256.hexdigest()
-
-
-def _release(descriptor: int, end: int) -> None:
-    """Has the system write the last blocks before `end` to the disk now, and take the memory of those that are there.
-
-    Nobody reads them soon, and memory that has just been used costs a third of what new memory costs (docs/decisions.md).
-    """
-    if hasattr(os, "posix_fadvise"):
-        start = max(0, end - _RELEASED_BLOCKS * BLOCK_BYTES)
-        os.posix_fadvise(descriptor, start, end - start, os.POSIX_FADV_DONTNEED)
 
 
 def file_facts(path: Path) -> FileFacts:
     """Size and checksums of a file, its blocks side by side."""
     with named_errors(path):
         size = path.stat().st_size
-        starts = range(0, size, BLOCK_BYTES)
-        ranges = [FileRange(path=path, start=start, bytes=min(BLOCK_BYTES, size - start)) for start in starts]
         with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-            return FileFacts.of(size, list(threads.map(range_sha256, ranges)))
+            return FileFacts.of(size, list(threads.map(range_sha256, block_ranges(path, size))))
+
+
+def block_ranges(path: Path, size: int) -> list[FileRange]:
+    """The blocks of a file of so many bytes."""
+    starts = range(0, size, BLOCK_BYTES)
+    return [FileRange(path=path, start=start, bytes=min(BLOCK_BYTES, size - start)) for start in starts]
 
 
 def range_sha256(piece: FileRange) -> str:

@@ -55,6 +55,16 @@ def write_pieces(file: BinaryIO, data: bytes | memoryview) -> None:
         file.write(view[start : start + _WRITTEN_BYTES])
 
 
+def begin_writing_out(descriptor: int, end: int = 0) -> None:
+    """Has the system bring a file to the disk now, up to `end` if given, and take the memory of what is there already.
+
+    For files that nobody reads soon: memory that has just been used costs a third of what new memory costs
+    (docs/decisions.md).
+    """
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, end, os.POSIX_FADV_DONTNEED)
+
+
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[BinaryIO]:
     """A binary file that appears at `path` only whole: written beside it, flushed to disk, then renamed.
@@ -105,8 +115,7 @@ class Together:
         for path, _, file in others._files:
             with named_errors(path):
                 file.flush()
-                if hasattr(os, "posix_fadvise"):
-                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+                begin_writing_out(file.fileno())
         self._files += others._files
         others._files = []
 

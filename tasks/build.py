@@ -17,7 +17,6 @@ from tasks.dataset import (
     encoding,
     examination,
     gather,
-    inputs_fingerprint,
     join,
     learn_tokenizer,
     leave_out,
@@ -58,8 +57,7 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
         remember(recalled, results, workspace.documents, config.reading, config.limit_shards)
         material = gather(config, [*recalled.known, *results])
         clock.ended("ingest")
-        inputs = inputs_fingerprint(config, material)
-        if found := find_by_fingerprint(workspace.datasets, config.chosen_name, inputs):
+        if found := find_by_fingerprint(workspace.datasets, config.chosen_name, material.fingerprint):
             return found
         if config.quality.is_on:
             look = partial(examine, examination=examination(config, workspace), workers=workers)

@@ -114,10 +114,16 @@ class Stages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Material:
-    """What a data set is made of: stored shards in corpus order, those left out by name, and documents left out of the rest."""
+    """What a data set is made of: stored shards in corpus order, those left out by name, and documents left out of the rest.
+
+    `quality` is the recipe of the steps that leave documents out, and `fingerprint` stands for all that the data set's
+    bytes depend on: names and bytes of its shards, and the settings that matter.
+    """
 
     shards: list[IngestedShard]
     quarantined: list[Quarantined]
+    quality: dict[str, Any]
+    fingerprint: str
     dropped: Dropped | None = None
 
     @property
@@ -133,9 +139,25 @@ def gather(
     shards = refuse_bad_shards(results, config.tolerate_bad_shards, config.limit_shards)
     refuse_incomplete(config, len(shards), sum(shard.part.documents for shard in shards))
     refused = [result for result in results if isinstance(result, RefusedShard)]
+    quality = config.quality.recipe()
     return Material(
-        shards=shards, quarantined=[Quarantined(name=one.name, reason=one.reason) for one in refused]
+        shards=shards,
+        quarantined=[Quarantined(name=one.name, reason=one.reason) for one in refused],
+        quality=quality,
+        fingerprint=_inputs_fingerprint(config, shards, quality),
     )
+
+
+def _inputs_fingerprint(
+    config: CorpusConfig, shards: Sequence[IngestedShard], quality: dict[str, Any]
+) -> str:
+    identity = {
+        "shards": [[shard.name, shard.part.path.stem] for shard in shards],
+        "tokenizer": tokenizer_recipe(config.tokenizer, config.character_coverage),
+        "val_fraction": config.chosen_val_fraction,
+        "split_rule": SPLIT_RULE,
+    }
+    return fingerprint(identity | ({"quality": quality} if quality else {}))
 
 
 def examination(config: CorpusConfig, workspace: Workspace) -> Examination:
@@ -159,19 +181,6 @@ def leave_out(
         )
     shards = [replace(shard, part=part) for shard, part in zip(material.shards, parts, strict=True)]
     return replace(material, shards=shards, dropped=dropped)
-
-
-def inputs_fingerprint(config: CorpusConfig, material: Material) -> str:
-    """The identity of what a data set is made from: names and bytes of its shards, and the settings that matter."""
-    identity = {
-        "shards": [[shard.name, shard.part.path.stem] for shard in material.shards],
-        "tokenizer": tokenizer_recipe(config.tokenizer, config.character_coverage),
-        "val_fraction": config.chosen_val_fraction,
-        "split_rule": SPLIT_RULE,
-    }
-    if recipe := config.quality.recipe():
-        identity["quality"] = recipe
-    return fingerprint(identity)
 
 
 def count_parts(parts: Sequence[DocumentPart], val_fraction: float, workers: Workers) -> SplitCounts:
@@ -274,9 +283,9 @@ def join(
 def _inputs(config: CorpusConfig, material: Material, tokenizer: TokenizerFile) -> DatasetInputs:
     counts = material.dropped.counts() if material.dropped else {}
     return DatasetInputs(
-        fingerprint=inputs_fingerprint(config, material),
+        fingerprint=material.fingerprint,
         quarantined=material.quarantined,
-        quality=config.quality.recipe(),
+        quality=material.quality,
         left_out=[LeftOut(step=step, **asdict(count)) for step, count in counts.items()],
         normalisation=_normalisation(material.shards),
         tokenizer_json=tokenizer.text(),

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from storage.blocks import BLOCK_BYTES, FileFacts, FileRange, range_sha256
+from storage.blocks import FileRange, block_ranges, range_sha256
 from storage.datasets import Dataset, Source, list_datasets
 from storage.documents import DocumentPart, RowRange
 from storage.tokens import SPLIT_RULE, SPLITS, SplitFacts, TokenPart, token_dtype
@@ -90,16 +90,13 @@ def _facts(source: Source) -> tuple[SplitFacts, SplitFacts]:
 
 def _is_intact(dataset: Dataset, parts: list[TokenPart], workers: Workers) -> bool:
     """Whether the blocks that hold these parts, and the rows, have the checksums they were published with."""
-    names = {f"{split}.bin": [part.tokens(split) for part in parts] for split in SPLITS}
-    names["documents.parquet"] = [_whole(dataset, "documents.parquet")]
     calls, expected = [], []
-    for name, ranges in names.items():
+    for name in (*(f"{split}.bin" for split in SPLITS), "documents.parquet"):
         facts = dataset.manifest.files[name]
-        for number in sorted({block for piece in ranges for block in _blocks(piece)}):
-            start = number * BLOCK_BYTES
-            size = min(BLOCK_BYTES, facts.bytes - start)
-            calls.append((FileRange(path=dataset.path / name, start=start, bytes=size),))
-            expected.append(facts.block_sha256[number])
+        blocks = block_ranges(dataset.path / name, facts.bytes)
+        needed = range(len(blocks)) if name == "documents.parquet" else _blocks(parts, dataset.path / name)
+        calls += [(blocks[number],) for number in needed]
+        expected += [facts.block_sha256[number] for number in needed]
     try:
         if list(workers.map(range_sha256, calls)) == expected:
             return True
@@ -110,11 +107,7 @@ def _is_intact(dataset: Dataset, parts: list[TokenPart], workers: Workers) -> bo
     return False
 
 
-def _whole(dataset: Dataset, name: str) -> FileRange:
-    facts: FileFacts = dataset.manifest.files[name]
-    return FileRange(path=dataset.path / name, start=0, bytes=facts.bytes)
-
-
-def _blocks(piece: FileRange) -> range:
-    """The numbers of the blocks that hold these bytes."""
-    return range(piece.start // BLOCK_BYTES, -(-(piece.start + piece.bytes) // BLOCK_BYTES))
+def _blocks(parts: list[TokenPart], path: Path) -> list[int]:
+    """The numbers of the blocks of a token file that hold tokens of these parts."""
+    pieces = (part.tokens(split) for part in parts for split in SPLITS)
+    return sorted({number for piece in pieces if piece.path == path for number in piece.blocks()})

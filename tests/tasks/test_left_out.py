@@ -20,7 +20,7 @@ from storage.tokens import SPLITS, split_of
 from storage.workspace import Workspace
 from tasks.build import build
 from tasks.corpora import CorpusConfig
-from tasks.dataset import Material, inputs_fingerprint
+from tasks.dataset import gather
 from tasks.look import dropped_documents
 from tasks.quality import QualityConfig, in_words
 from tasks.verify import compare, recorded_config, verify
@@ -216,9 +216,8 @@ def test_settings_have_fingerprints_of_their_own(folder: Path, cleaned: Dataset)
         {"decontaminate": (test_texts,)},
         {"decontaminate": (test_texts,), "decontamination_words": 8},
     ]
-    material = Material(shards=[], quarantined=[])
     fingerprints = {
-        inputs_fingerprint(CorpusConfig(quality=QualityConfig(**each)), material)  # type: ignore[arg-type]
+        gather(CorpusConfig(quality=QualityConfig(**each)), []).fingerprint  # type: ignore[arg-type]
         for each in settings
     }
     assert len(fingerprints) == len(settings)
