@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from model import compiled
 from model.bpe import BpeTokenizer
 
 TokenArray = npt.NDArray[np.integer[Any]]
@@ -20,6 +21,8 @@ PIECE_BYTES: Final = 256 << 10
 SEPARATOR: Final = b"\xff"  # after each of the documents that are encoded together: no UTF-8 has this byte
 SEPARATOR_CODE_POINT: Final = 0xDCFF  # what Python makes of it
 _FEW_ARE_ONE_IN: Final = 256
+# Of counts by code point: ASCII, what most of the living scripts need, what nearly all texts need, and all of Unicode.
+_TABLE_SIZES: Final = (0x80, 0x3000, 0x20000, CODE_POINTS)
 
 
 class Tokenizer(Protocol):
@@ -68,7 +71,9 @@ class CharacterCounts:
     """How often each character occurs in a stream of documents; the order of the documents does not matter."""
 
     def __init__(self) -> None:
-        self._counts = np.zeros(128, dtype=np.int64)  # by code point, as far as the highest one counted
+        self._counts = np.zeros(
+            128, dtype=np.int64
+        )  # by code point, at least as far as the highest one counted
 
     @classmethod
     def from_pairs(cls, pairs: npt.ArrayLike) -> Self:
@@ -97,7 +102,21 @@ class CharacterCounts:
         self.update_utf8(text.encode("utf-8", "surrogatepass"))
 
     def update_utf8(self, utf8: bytes) -> None:
-        """Counts the characters of one more text, or of several joined."""
+        """Counts the characters of one more text, or of several joined. ValueError if it is not UTF-8."""
+        if compiled.loops:
+            self._count_compiled(compiled.loops, utf8)
+        else:
+            self._count_in_numpy(utf8)
+
+    def _count_compiled(self, loops: compiled.CharacterLoops, utf8: bytes) -> None:
+        for code_points in _TABLE_SIZES:
+            self._make_room(code_points)
+            utf8 = utf8[loops.count(utf8, self._counts) :]
+            if not utf8:
+                return
+        raise ValueError("text to count is not UTF-8")
+
+    def _count_in_numpy(self, utf8: bytes) -> None:
         # Two bytes at a time take half as long, and the few that are not ASCII are then looked at by themselves.
         pairs, high = np.zeros(1 << 16, np.int64), list[npt.NDArray[np.uint8]]()
         for piece in _pieces(utf8):
@@ -237,8 +256,12 @@ class CharTokenizer:
 
     def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
         """(ids, counts) of UTF-8 texts, as the protocol says."""
+        joined = SEPARATOR.join([*texts, b""])
+        if compiled.loops:
+            known = self._id_of_code_point
+            return compiled.loops.encode(joined, len(texts), known, self.first_byte, self.end_of_text)
         encoded = []
-        for piece in _pieces(SEPARATOR.join([*texts, b""])):
+        for piece in _pieces(joined):
             # Python reads a byte that is no UTF-8 as a lone surrogate, which no valid text has: SEPARATOR_CODE_POINT.
             code_points = _code_points(piece.tobytes().decode("utf-8", "surrogateescape"))
             encoded.append(self._encode_code_points(code_points, separator=self.end_of_text))

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import json
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -101,10 +101,7 @@ class TextBatch:
 
     def as_arrow(self) -> pa.Array:
         """The texts as Arrow has them, without copying: these same bytes, and where each text begins."""
-        offsets = np.concatenate([[0], np.cumsum(self.sizes)])
-        assert offsets[-1] < 1 << 31, "a batch is a few MiB, or one document"
-        buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(self.utf8)]
-        return pa.Array.from_buffers(pa.string(), len(self.sizes), buffers)
+        return _strings(self.utf8, self.sizes)
 
     def sha256(self) -> list[bytes]:
         """The content hash of each document."""
@@ -159,7 +156,7 @@ class PartWriter:
     def write(self, batch: TextBatch, **normalised: int) -> list[bytes]:
         """Appends documents, proved to be UTF-8; `normalised` counts what was changed. Returns their content hashes."""
         digests = batch.sha256()
-        columns = [pa.array(batch.members, pa.string()), pa.array(digests, pa.binary(32)), batch.as_arrow()]
+        columns = [_names(batch.members), _hashes(digests), batch.as_arrow()]
         with named_errors(self.path):
             self._writer.write_table(pa.table(columns, schema=_SCHEMA))
         self._counts["documents"] += len(digests)
@@ -254,15 +251,16 @@ def read_texts(part: DocumentPart) -> Iterator[StoredBatch]:
         kept, start = _kept(part), 0
         with pq.ParquetFile(source) as file:
             for group in range(file.num_row_groups):
-                rows = file.read_row_group(group, use_threads=False)
-                if kept is not None:
-                    start, own = start + rows.num_rows, kept[start : start + rows.num_rows]
-                    rows = rows.filter(pa.array(own))
-                yield StoredBatch(
-                    members=rows.column("member").to_pylist(),
-                    sha256=rows.column("sha256").to_pylist(),
-                    texts=_as_bytes(rows.column("text")),
-                )
+                table = file.read_row_group(group, use_threads=False)
+                for rows in table.combine_chunks().to_batches():
+                    if kept is not None:
+                        start, own = start + rows.num_rows, kept[start : start + rows.num_rows]
+                        rows = rows.filter(_flags(own))
+                    yield StoredBatch(
+                        members=rows.column("member").to_pylist(),
+                        sha256=rows.column("sha256").to_pylist(),
+                        texts=_as_bytes(rows.column("text")),
+                    )
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(
             f"{part.path}: stored text is damaged ({_first_line(error)}); delete this file and build again"
@@ -350,11 +348,17 @@ class RowsWriter:
     def __init__(self, writer: pa.RecordBatchFileWriter) -> None:
         self._writer = writer
 
-    def write(self, stored: StoredBatch, is_val: Any, text_bytes: Any, token_counts: Any) -> None:
+    def write(
+        self,
+        stored: StoredBatch,
+        is_val: npt.NDArray[np.bool_],
+        text_bytes: npt.NDArray[np.int64],
+        token_counts: npt.NDArray[np.int64],
+    ) -> None:
         """Appends rows: arrays with one value a document."""
-        columns = [stored.members, stored.sha256, is_val, text_bytes, token_counts]
-        arrays = [pa.array(column, field.type) for column, field in zip(columns, self.SCHEMA, strict=True)]
-        self._writer.write_batch(pa.record_batch(arrays, schema=self.SCHEMA))
+        columns = [_names(stored.members), _hashes(stored.sha256), _flags(is_val)]
+        columns += [_numbers(text_bytes), _numbers(token_counts)]
+        self._writer.write_batch(pa.record_batch(columns, schema=self.SCHEMA))
 
 
 @contextlib.contextmanager
@@ -385,7 +389,7 @@ class RowRange:
             rows = file.read_row_groups(list(range(first, last + 1)), columns=names, use_threads=False)
         rows = rows.slice(self.start - first * _ROWS_A_GROUP, self.count)
         columns = [rows.column(name) for name in names]
-        columns[names.index("split")] = pa.array(_is_val(rows.column("split")))
+        columns[names.index("split")] = _flags(_is_val(rows.column("split")))
         return pa.table(columns, schema=RowsWriter.SCHEMA)
 
 
@@ -433,11 +437,11 @@ class DocumentsWriter:
         is_val = rows.column("is_val").to_numpy()
         columns = {
             "split": pa.DictionaryArray.from_arrays(
-                pa.array(is_val.astype(np.int8)), pa.array(["train", "val"])
+                _numbers(is_val.astype(np.int8)), _names(["train", "val"])
             ),
             "shard": pa.DictionaryArray.from_arrays(
-                pa.array(np.repeat(shard_of_row, sizes).astype(np.int32)),
-                pa.array(shards.tolist(), pa.string()),
+                _numbers(np.repeat(shard_of_row, sizes).astype(np.int32)),
+                _names(shards.tolist()),
             ),
             "token_start": self._token_starts(is_val, rows.column("token_count").to_numpy()),
         }
@@ -454,7 +458,7 @@ class DocumentsWriter:
             ends = self._tokens[split] + np.cumsum(counts[is_val == split])
             starts[is_val == split] = ends - counts[is_val == split]
             self._tokens[split] = int(ends[-1]) if len(ends) else self._tokens[split]
-        return pa.array(starts)
+        return _numbers(starts)
 
 
 def write_token_lists(file: BinaryIO, documents: Iterable[tuple[str, str, Any]], dtype: str) -> None:
@@ -495,7 +499,7 @@ def write_dropped(path: Path, documents: Iterable[tuple[str, str, str, str, str]
         pq.ParquetWriter(file, DROPPED_SCHEMA, compression="zstd", write_page_checksum=True) as writer,
     ):
         while batch := list(itertools.islice(remaining, _ROWS_A_GROUP)):
-            columns = [pa.array(column, pa.string()) for column in zip(*batch, strict=True)]
+            columns = [_names(column) for column in zip(*batch, strict=True)]
             writer.write_table(pa.table(columns, schema=DROPPED_SCHEMA))
 
 
@@ -569,6 +573,37 @@ def _is_val(split: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     ]
     is_val: npt.NDArray[np.bool_] = np.concatenate([np.empty(0, np.bool_), *chunks])
     return is_val
+
+
+# Arrow's arrays, made of the bytes that they consist of: `pa.array` would import pandas, if it is there, to ask whether it was
+# given one of its series, which takes half a second and 40 MB.
+
+
+def _strings(utf8: bytes, sizes: npt.NDArray[np.int64]) -> pa.Array:
+    """Texts that stand one after another, each of so many bytes."""
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    assert offsets[-1] < 1 << 31, "a batch is a few MiB, or one document"
+    buffers = [None, pa.py_buffer(offsets.astype(np.int32)), pa.py_buffer(utf8)]
+    return pa.Array.from_buffers(pa.string(), len(sizes), buffers)
+
+
+def _names(names: Sequence[str]) -> pa.Array:
+    encoded = [name.encode() for name in names]
+    return _strings(b"".join(encoded), np.fromiter(map(len, encoded), np.int64, len(encoded)))
+
+
+def _hashes(hashes: Sequence[bytes]) -> pa.Array:
+    return pa.Array.from_buffers(pa.binary(32), len(hashes), [None, pa.py_buffer(b"".join(hashes))])
+
+
+def _numbers(values: npt.NDArray[np.integer[Any]]) -> pa.Array:
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _flags(values: npt.NDArray[np.bool_]) -> pa.Array:
+    bits = np.packbits(values, bitorder="little")
+    return pa.Array.from_buffers(pa.bool_(), len(values), [None, pa.py_buffer(bits)])
 
 
 def _record(path: Path) -> Path:

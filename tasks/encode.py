@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
 from model.tokenizer import CharTokenizer
 from storage.blocks import FileRange
@@ -150,26 +149,11 @@ def _encoded(
         if to_check and isinstance(encoder, FastEncoder):
             to_check = not check_encoder(encoder, _reference(encoding.tokenizer), stored.texts)
         is_val = are_val(stored.sha256, encoding.val_fraction)
-        ids, token_counts = encoder.encode_documents(stored.texts)
-        yield EncodedBatch(
-            stored=stored,
-            is_val=is_val,
-            token_counts=token_counts,
-            ids=_by_split(ids, token_counts, is_val),
-        )
-
-
-def _by_split(
-    ids: TokenArray, token_counts: npt.NDArray[np.int64], is_val: npt.NDArray[np.bool_]
-) -> dict[Split, TokenArray]:
-    """The ids of each split, document by document as they are; those of neighbours in one split are copied at once."""
-    begins_run = np.flatnonzero(np.diff(is_val, prepend=~is_val[:1]))
-    ends = np.cumsum(token_counts)
-    runs = np.split(ids, ends[begins_run[1:] - 1])
-    of_split = is_val[begins_run].tolist()
-    return {
-        split: np.concatenate(
-            [ids[:0], *(run for run, val in zip(runs, of_split, strict=False) if val == (split == "val"))]
-        )
-        for split in SPLITS
-    }
+        ids: dict[Split, TokenArray] = {}
+        token_counts = np.empty(len(is_val), np.int64)
+        for split in SPLITS:
+            own = is_val == (split == "val")
+            ids[split], token_counts[own] = encoder.encode_documents(
+                list(itertools.compress(stored.texts, own))
+            )
+        yield EncodedBatch(stored=stored, is_val=is_val, token_counts=token_counts, ids=ids)

@@ -42,8 +42,8 @@ class MemoryWatch:
         processes = [os.getpid(), *self._others()]
         resident = _total(processes, lambda process: process.memory_info().rss)
         # Resident sizes count what is shared more than once, but are told a hundred times as fast; and there is no new
-        # peak of the one without one of the other.
-        if resident > self._most_resident_bytes:
+        # peak of the one without one of the other. One of less than a hundredth is not looked at.
+        if resident > 1.01 * self._most_resident_bytes:
             self._most_resident_bytes = resident
             self.peak_bytes = max(self.peak_bytes, _total(processes, _proportional_bytes))
 

@@ -2,17 +2,30 @@
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model import compiled
 from model.tokenizer import CharacterCounts, CharTokenizer, tokenizer_from_json
 
 # All of Unicode with the surrogates, which hypothesis leaves out unless told.
 any_text = st.text(st.characters(exclude_categories=()))
 GREETING = "grüezi, 世界 🙂!"
+
+
+@pytest.fixture(params=["compiled", "numpy"], autouse=True, scope="module")
+def loops(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything here holds with and without the compiled loops."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "numpy":
+            patch.setattr(compiled, "loops", None)
+        elif not compiled.loops:
+            pytest.skip("characters.c was not compiled here: no C compiler")
+        yield
 
 
 def counted(*texts: str) -> CharacterCounts:
