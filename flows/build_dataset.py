@@ -35,7 +35,7 @@ from tasks.dataset import (
     swept,
 )
 from tasks.encode import parts_to_encode
-from tasks.memory import MemoryWatch
+from tasks.memory import MemoryWatch, frozen_heap
 from tasks.plan import refuse_full_disk
 from tasks.recall import recall, remember
 from tasks.reuse import in_order
@@ -59,6 +59,7 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
     with (
         place.lock("build") as has_waited,
         swept(place),
+        frozen_heap(),
         _workers(config) as workers,
         MemoryWatch(workers.process_ids) as memory,
     ):

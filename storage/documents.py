@@ -8,7 +8,6 @@ also the door to Parquet as such: for a corpus that comes in it, and for the row
 import contextlib
 import itertools
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import DatasetError, Malformed
-from storage.files import Together, crc32_file, named_errors, sha256_text, write_pieces
+from storage.files import Together, crc32, crc32_file, named_errors, sha256_text, write_pieces
 
 PART_FORMAT = 2
 _ROWS_A_GROUP = 65_536
@@ -208,7 +207,7 @@ class _CountedFile:
 
     def write(self, data: bytes) -> int:
         self.bytes += len(data)
-        self.crc32 = zlib.crc32(data, self.crc32)
+        self.crc32 = crc32(data, self.crc32)
         write_pieces(self._file, data)
         return len(data)
 
@@ -276,7 +275,7 @@ def _verified(part: DocumentPart) -> Path | pa.BufferReader:
         else:
             with named_errors(part.path):
                 content = part.path.read_bytes()
-            if zlib.crc32(content) == part.file_crc32:
+            if crc32(content) == part.file_crc32:
                 return pa.BufferReader(content)
     raise DatasetError(f"{part.path}: stored text is missing or damaged; delete this file and build again")
 
@@ -434,10 +433,10 @@ class DocumentsWriter:
         rows = pa.concat_tables([table for _, table in self._waiting]).combine_chunks()
         shards, shard_of_row = np.unique([shard for shard, _ in self._waiting], return_inverse=True)
         sizes = [table.num_rows for _, table in self._waiting]
-        is_val = rows.column("is_val").to_numpy()
+        is_val = rows.column("is_val").cast(pa.int8()).to_numpy()  # of flags themselves it would import pandas
         columns = {
             "split": pa.DictionaryArray.from_arrays(
-                _numbers(is_val.astype(np.int8)), _names(["train", "val"])
+                _numbers(is_val), _names(["train", "val"])
             ),
             "shard": pa.DictionaryArray.from_arrays(
                 _numbers(np.repeat(shard_of_row, sizes).astype(np.int32)),

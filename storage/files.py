@@ -7,10 +7,11 @@ import json
 import os
 import secrets
 import shutil
-import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, Self
+
+from zlib_ng import zlib_ng
 
 PARTIAL_SUFFIX = ".partial"
 _READ_BYTES = 1024 * 1024
@@ -38,13 +39,18 @@ def sha256_text(utf8: bytes | memoryview) -> bytes:
     return hashlib.sha256(utf8).digest()
 
 
+def crc32(data: bytes | memoryview, before: int = 0) -> int:
+    """CRC-32 of bytes, after others with that of `before`: against accidents, at a twentieth of the cost of a sha256."""
+    return zlib_ng.crc32(data, before)
+
+
 def crc32_file(path: Path) -> int:
-    """CRC-32 of a file's bytes: against accidents, at half the cost of a sha256."""
-    crc32 = 0
+    """CRC-32 of a file's bytes."""
+    checksum = 0
     with named_errors(path), path.open("rb") as file:
         while chunk := file.read(_READ_BYTES):
-            crc32 = zlib.crc32(chunk, crc32)
-    return crc32
+            checksum = crc32(chunk, checksum)
+    return checksum
 
 
 def write_pieces(file: BinaryIO, data: bytes | memoryview) -> None:

@@ -26,7 +26,7 @@ from tasks.dataset import (
 from tasks.encode import encode, parts_to_encode
 from tasks.examine import examine
 from tasks.ingest import ingest
-from tasks.memory import MemoryWatch
+from tasks.memory import MemoryWatch, frozen_heap
 from tasks.plan import refuse_full_disk
 from tasks.recall import recall, remember
 from tasks.reuse import earlier_tokens, in_order
@@ -39,7 +39,12 @@ _log = logging.getLogger("brickroad.dataset")
 
 def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Dataset:
     """Corpus to token files; what is there already is not done again."""
-    with workspace.lock("build"), swept(workspace), MemoryWatch(workers.process_ids) as memory:
+    with (
+        workspace.lock("build"),
+        swept(workspace),
+        frozen_heap(),
+        MemoryWatch(workers.process_ids) as memory,
+    ):
         clock = Stages()
         shards = locate_shards(config, workspace)
         config = decided(config, shards, workspace)

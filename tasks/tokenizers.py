@@ -4,6 +4,7 @@ A build's ids are those of a reference. gigatoken is ten times as fast and young
 document of one shard in eight, and where it cannot be had, or differs once, the reference encodes everything.
 """
 
+import functools
 import hashlib
 import importlib.util
 import json
@@ -123,6 +124,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> str:
     return byte_level_json(learnt["vocab"], [tuple(pair) for pair in learnt["merges"]])
 
 
+@functools.lru_cache(maxsize=1)
 def load_tokenizer(text: str) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`, ours or anybody's. ValueError in one line if it cannot be used."""
     try:

@@ -23,6 +23,7 @@ DOORS = {
     "lzma_mt": {"storage/shards.py"},
     "tarfile": {"storage/shards.py"},
     "zstandard": {"storage/shards.py"},
+    "zlib_ng": {"storage/files.py"},
     "fsspec": {"storage/remote.py"},
     "aiohttp": {"storage/remote.py"},
     "gigatoken": {"tasks/tokenizers.py"},
