@@ -31,7 +31,7 @@ from tasks.dataset import (
     learn_tokenizer_task,
     leave_out_task,
     locate_shards_task,
-    report_task,
+    publish_task,
     swept,
 )
 from tasks.encode import parts_to_encode
@@ -160,9 +160,8 @@ def _encode(
         to_encode = parts_to_encode(parts, earlier, settings["encoding"], writer.place)
         fresh = _in_groups(runner, encode_task, "parts", to_encode, watch, settings)
         encoded = in_order(len(parts), earlier, fresh)
-        dataset = join_task(config, writer, material, tokenizer, encoded, workers, clock, memory)
-    report_task(dataset, counts.all)
-    return dataset
+        described = join_task(config, writer, material, tokenizer, encoded, workers, clock, memory)
+        return publish_task(writer, described, counts.all)
 
 
 def _in_groups(

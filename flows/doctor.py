@@ -73,7 +73,9 @@ def _loops() -> Finding:
     from model import compiled
 
     # Without them all works, but characters are counted and encoded a third as fast: a fact, not a fault.
-    found = "there" if compiled.loops else "not there: install a C compiler, then run make setup, to build faster"
+    found = (
+        "there" if compiled.loops else "not there: install a C compiler, then run make setup, to build faster"
+    )
     return Finding(what="compiled loops", ok=True, found=found)
 
 

@@ -163,8 +163,8 @@ class DatasetWriter:
     """Joins parts to a data set, one after another in corpus order, and publishes <folder>/<name>/<digest>/.
 
     `with DatasetWriter(folder, name) as writer:` then `append` each part and `finish`; both give blocks to be written, by
-    `write_block` in any process, and `written` notes each in the order it was given; then `publish`. The folder appears
-    only whole; nothing is left if the body raises.
+    `write_block` in any process, and `written` notes each in the order it was given; then `describe` what there is, and
+    `publish` it. The folder appears only whole; nothing is left if the body raises.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -233,8 +233,11 @@ class DatasetWriter:
         """Lists the documents that quality steps left out: shard, member, sha256, step, detail."""
         write_dropped(self._stage / DROPPED_NAME, documents)
 
-    def publish(self, inputs: DatasetInputs, build: dict[str, Any]) -> Dataset:
-        """Gives the data set its name. Raises DatasetError, before anything is published, if a split would be empty."""
+    def describe(self, inputs: DatasetInputs, build: dict[str, Any]) -> Dataset:
+        """The data set as it will be, which can be read but has no name yet, and whose folder takes further files.
+
+        Raises DatasetError if a split would be empty.
+        """
         refuse_empty_split(
             self._totals["train"].documents, self._totals["val"].documents, inputs.val_fraction
         )
@@ -268,12 +271,17 @@ class DatasetWriter:
             quality=inputs.quality,
             left_out=inputs.left_out,
         )
-        write_json(self._stage / "manifest.json", asdict(replace(manifest, seal=_seal(manifest))))
+        return Dataset(path=self._stage, manifest=replace(manifest, seal=_seal(manifest)))
+
+    def publish(self, described: Dataset) -> Dataset:
+        """Gives the data set its name: it is finished."""
+        manifest = described.manifest
+        write_json(self._stage / "manifest.json", asdict(manifest))
         path = self._folder / self._name / manifest.digest
         publish_folder(self._stage, path, is_done=_is_done)
         # Other inputs may have made the same bytes before (another container, a setting without effect): then that
         # data set stands, and these inputs point to it as well.
-        with atomic_file(_pointer(self._folder, self._name, inputs.fingerprint)) as file:
+        with atomic_file(_pointer(self._folder, self._name, manifest.fingerprint)) as file:
             file.write(manifest.digest.encode())
         return read_dataset(path)
 

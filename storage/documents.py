@@ -433,11 +433,11 @@ class DocumentsWriter:
         rows = pa.concat_tables([table for _, table in self._waiting]).combine_chunks()
         shards, shard_of_row = np.unique([shard for shard, _ in self._waiting], return_inverse=True)
         sizes = [table.num_rows for _, table in self._waiting]
-        is_val = rows.column("is_val").cast(pa.int8()).to_numpy()  # of flags themselves it would import pandas
+        is_val = (
+            rows.column("is_val").cast(pa.int8()).to_numpy()
+        )  # of flags themselves it would import pandas
         columns = {
-            "split": pa.DictionaryArray.from_arrays(
-                _numbers(is_val), _names(["train", "val"])
-            ),
+            "split": pa.DictionaryArray.from_arrays(_numbers(is_val), _names(["train", "val"])),
             "shard": pa.DictionaryArray.from_arrays(
                 _numbers(np.repeat(shard_of_row, sizes).astype(np.int32)),
                 _names(shards.tolist()),

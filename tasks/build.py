@@ -17,10 +17,11 @@ from tasks.dataset import (
     encoding,
     examination,
     gather,
+    groups_of,
     join,
     learn_tokenizer,
     leave_out,
-    report,
+    publish,
     swept,
 )
 from tasks.encode import encode, parts_to_encode
@@ -33,7 +34,6 @@ from tasks.reuse import earlier_tokens, in_order
 from tasks.tokenizers import EncoderDiffers
 from tasks.workers import Workers
 
-_GROUP = 8
 _log = logging.getLogger("brickroad.dataset")
 
 
@@ -97,9 +97,8 @@ def _encoded(
         write = partial(encode, encoding=settings, workers=workers)
         with contextlib.closing(in_groups(write, to_encode, workers)) as fresh:
             encoded = in_order(len(parts), earlier, fresh)
-            dataset = join(config, writer, material, tokenizer, encoded, workers, clock, memory)
-    report(dataset, counts.all)
-    return dataset
+            described = join(config, writer, material, tokenizer, encoded, workers, clock, memory)
+        return publish(writer, described, counts.all)
 
 
 def in_groups(
@@ -109,7 +108,7 @@ def in_groups(
 
     Closed before its end, it returns when nothing is being done any more.
     """
-    groups = [list(items[start : start + _GROUP]) for start in range(0, len(items), _GROUP)]
+    groups = [list(group) for group in groups_of(items, workers.count)]
     with (
         ThreadPoolExecutor(workers.count) as threads,
         contextlib.closing(threads.map(function, groups)) as results,  # what has not begun is cancelled

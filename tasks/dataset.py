@@ -1,6 +1,7 @@
 """From shards to a data set: the steps of a build, each of which first asks what is done already."""
 
 import contextlib
+import itertools
 import platform
 import shutil
 import time
@@ -60,7 +61,7 @@ from tasks.workers import Workers
 T = TypeVar("T")
 
 MAXIMUM_GROUPS = 200  # task runs a flow: more would burden the orchestrator's database
-_GROUPS_A_WORKER = 8  # enough that the last group to finish is no long tail
+_GROUPS_A_WORKER = 8  # the last one of 500 shards, with two workers, has two or three of them
 SAMPLED_BYTES = 32 << 20  # of text, to learn byte-pair merges from
 _SAMPLED_ONE_IN = 10  # at least, of the documents of each shard that is looked at
 
@@ -77,9 +78,17 @@ class BuiltDataset:
 
 
 def groups_of(items: Sequence[T], workers: int) -> list[Sequence[T]]:
-    """Neighbouring items in groups, one a task run: small enough to balance, few enough to record."""
+    """Neighbouring items in groups, one a task run: few enough to record, and ever smaller, so that all workers end together."""
     count = min(len(items), workers * _GROUPS_A_WORKER, MAXIMUM_GROUPS)
-    return [items[len(items) * i // count : len(items) * (i + 1) // count] for i in range(count)]
+    ends = [_share_done(number, count, len(items)) for number in range(count + 1)]
+    return [items[start:end] for start, end in itertools.pairwise(ends) if start < end]
+
+
+def _share_done(groups: int, of_groups: int, items: int) -> int:
+    """How many items the first groups have: each group has less than the one before by the same number, as far as that goes."""
+    if items <= of_groups:
+        return groups
+    return items - items * (of_groups - groups) ** 2 // of_groups**2
 
 
 def sweep(workspace: Workspace) -> None:
@@ -261,7 +270,7 @@ def join(
     clock: Stages,
     memory: MemoryWatch,
 ) -> Dataset:
-    """Joins parts, which may still be being made, to a finished data set.
+    """Joins parts, which may still be being made, to a data set that is whole but for its page and its name.
 
     What `clock` and `memory` tell of the build so far goes into the manifest.
     """
@@ -277,7 +286,7 @@ def join(
         "peak_rss_bytes": memory.peak_bytes,
         "encoder": encoder_facts(tokenizer),
     }
-    return writer.publish(_inputs(config, material, tokenizer), build_facts(config) | facts)
+    return writer.describe(_inputs(config, material, tokenizer), build_facts(config) | facts)
 
 
 def _inputs(config: CorpusConfig, material: Material, tokenizer: TokenizerFile) -> DatasetInputs:
@@ -306,10 +315,11 @@ def _blocks(
     yield from writer.finish()
 
 
-def report(dataset: Dataset, characters: CharacterCounts) -> Path:
-    """The page about a data set, in its folder; returns its path."""
+def publish(writer: DatasetWriter, described: Dataset, characters: CharacterCounts) -> Dataset:
+    """Writes the page about a data set, and then gives it its name: it is finished."""
     with pulse("report"):
-        return write_report(dataset, characters)
+        write_report(described, characters)
+        return writer.publish(described)
 
 
 def build_facts(config: CorpusConfig) -> dict[str, Any]:
@@ -364,4 +374,4 @@ leave_out_task = road_task("leave documents out")(leave_out)
 earlier_tokens_task = road_task("find earlier tokens")(earlier_tokens)
 encode_task = road_task("encode shards")(encode)
 join_task = road_task("join data set")(join)
-report_task = road_task("write report")(report)
+publish_task = road_task("publish data set")(publish)

@@ -15,7 +15,7 @@ from model.tokenizer import CharacterCounts
 from storage.datasets import Dataset
 from storage.documents import document_columns
 from storage.errors import DatasetError
-from storage.files import atomic_file
+from storage.files import named_errors
 from tasks.compression import Compression, measure_compression
 from tasks.dropped import DroppedDocument
 from tasks.look import dropped_documents, sample_documents
@@ -51,7 +51,7 @@ class LeftOutStep:
 
 
 def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
-    """Writes `report.html` into the folder of a data set; returns its path."""
+    """Writes `report.html` into the folder of a data set, which need not be published yet; returns its path."""
     columns = document_columns(
         dataset.path / "documents.parquet",
         ["sha256", "split", "shard", "member", "text_bytes", "token_count"],
@@ -84,8 +84,8 @@ def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
         stages=_stages(dataset),
     )
     path = dataset.path / REPORT_NAME
-    with atomic_file(path) as file:
-        file.write(page.encode("utf-8", "replace"))
+    with named_errors(path):
+        path.write_bytes(page.encode("utf-8", "replace"))
     return path
 
 

@@ -27,6 +27,7 @@ from tasks.tokenizers import FastEncoder, LibraryTokenizer, TokenizerFile, check
 from tasks.workers import Workers
 
 _CHECKED_ONE_IN = 8  # parts
+_AT_ONCE = 4  # parts, in one call of a worker: one of characters takes no longer than to ask for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +60,19 @@ class PartToEncode:
 
 def encode(parts: Sequence[PartToEncode], encoding: Encoding, workers: Workers) -> list[TokenPart]:
     """The tokens of stored texts, part by part. Raises EncoderDiffers if the fast encoder is not to be trusted."""
-    encoded = []
-    for each in parts:
-        with workers.memory(COPIES_OF_A_DOCUMENT * each.part.longest_bytes):
-            encoded.append(workers.run(encode_part, each, encoding, workers.resident_limit_bytes))
+    encoded: list[TokenPart] = []
+    for start in range(0, len(parts), _AT_ONCE):
+        some = parts[start : start + _AT_ONCE]
+        with workers.memory(COPIES_OF_A_DOCUMENT * max(each.part.longest_bytes for each in some)):
+            encoded += workers.run(encode_parts, some, encoding, workers.resident_limit_bytes)
     return encoded
+
+
+def encode_parts(
+    parts: Sequence[PartToEncode], encoding: Encoding, resident_limit_bytes: int
+) -> list[TokenPart]:
+    """The tokens of some stored shards, one after another, as a worker makes them."""
+    return [encode_part(each, encoding, resident_limit_bytes) for each in parts]
 
 
 def encode_part(each: PartToEncode, encoding: Encoding, resident_limit_bytes: int) -> TokenPart:

@@ -134,7 +134,7 @@ def publish(
     """The texts as a data set of as many shards as there are cuts, and one; no part is left."""
     with DatasetWriter(folder / "datasets", name) as writer:
         join(writer, parts_of(folder, texts, cuts))
-        return writer.publish(inputs_of(fingerprint), {"created_at": created})
+        return writer.publish(writer.describe(inputs_of(fingerprint), {"created_at": created}))
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def test_a_full_disk_names_the_path_and_never_publishes_less_than_all(kilobytes:
                         room.unlink(missing_ok=True)
                 for block in writer.finish():
                     writer.written(write_block(block))
-                dataset = writer.publish(inputs_of(), {"created_at": "2024"})
+                dataset = writer.publish(writer.describe(inputs_of(), {"created_at": "2024"}))
             assert problems(dataset) == []
             assert kilobytes > 560
         except OSError as error:

@@ -243,7 +243,7 @@ def test_a_build_that_fails_ends_what_it_has_begun_and_begins_nothing_more() -> 
         results.close()
         count = len(begun)
         time.sleep(0.2)
-        assert len(begun) == count < 10
+        assert len(begun) == count < 8  # of 16 groups
 
 
 def test_two_builders_at_once_make_one_data_set(
