@@ -325,9 +325,9 @@ def parquet_texts(file: BinaryIO, column: str) -> Iterator[bytes]:
         raise Malformed(f"is damaged or cut off ({_first_line(error)}); fetch the file again") from None
 
 
-def _as_bytes(texts: pa.ChunkedArray | pa.Array) -> list[bytes]:
+def _as_bytes(texts: pa.Array) -> list[bytes]:
     kind = pa.large_binary() if pa.types.is_large_string(texts.type) else pa.binary()
-    values: list[bytes] = texts.cast(kind).to_pylist()
+    values: list[bytes] = texts.view(kind).to_pylist()
     return values
 
 
@@ -433,16 +433,16 @@ class DocumentsWriter:
         rows = pa.concat_tables([table for _, table in self._waiting]).combine_chunks()
         shards, shard_of_row = np.unique([shard for shard, _ in self._waiting], return_inverse=True)
         sizes = [table.num_rows for _, table in self._waiting]
-        is_val = (
-            rows.column("is_val").cast(pa.int8()).to_numpy()
-        )  # of flags themselves it would import pandas
+        is_val = _as_flags(rows.column("is_val"))
         columns = {
-            "split": pa.DictionaryArray.from_arrays(_numbers(is_val), _names(["train", "val"])),
+            "split": pa.DictionaryArray.from_arrays(_numbers(is_val.view(np.int8)), _names(["train", "val"])),
             "shard": pa.DictionaryArray.from_arrays(
                 _numbers(np.repeat(shard_of_row, sizes).astype(np.int32)),
                 _names(shards.tolist()),
             ),
-            "token_start": self._token_starts(is_val, rows.column("token_count").to_numpy()),
+            "token_start": self._token_starts(
+                is_val, _as_numbers(rows.column("token_count"), np.dtype(np.int64))
+            ),
         }
         for name in ("member", "sha256", "text_bytes", "token_count"):
             columns[name] = rows.column(name)
@@ -537,7 +537,10 @@ def find_document_row(
         for group in range(file.num_row_groups):
             if token:
                 rows = file.read_row_group(group, columns=["split", "token_start", "token_count"])
-                start, count = (rows.column(name).to_numpy() for name in ("token_start", "token_count"))
+                start, count = (
+                    _as_numbers(rows.column(name), np.dtype(np.int64))
+                    for name in ("token_start", "token_count")
+                )
                 is_split = _is_val(rows.column("split")) == (token[0] == "val")
                 found = np.flatnonzero(is_split & (start <= token[1]) & (token[1] < start + count))
             else:
@@ -550,8 +553,7 @@ def find_document_row(
 
 
 def document_columns(path: Path, names: list[str]) -> dict[str, Any]:
-    """Whole columns of a `documents.parquet` as numpy arrays: hashes as S32, `split` as whether it is val."""
-    # `pq.read_table` would import pandas for it.
+    """Whole columns of a `documents.parquet` as numpy arrays: hashes as S32, `split` as whether it is val, names as objects."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         table = file.read(columns=names)
     columns: dict[str, Any] = {}
@@ -559,23 +561,24 @@ def document_columns(path: Path, names: list[str]) -> dict[str, Any]:
         column = table.column(name)
         if name == "split":
             columns[name] = _is_val(column)
-        elif name == "sha256":
-            columns[name] = np.frombuffer(b"".join(column.to_pylist()), "S32")
+        elif name in ("shard", "member"):
+            columns[name] = np.array(column.to_pylist(), object)
         else:
-            columns[name] = column.to_numpy()
+            columns[name] = _as_numbers(column, np.dtype("S32") if name == "sha256" else np.dtype(np.int64))
     return columns
 
 
 def _is_val(split: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
     chunks = [
-        np.array(chunk.dictionary.to_pylist())[chunk.indices.to_numpy()] == "val" for chunk in split.chunks
+        np.array(chunk.dictionary.to_pylist())[_values(chunk.indices, np.dtype(np.int8))] == "val"
+        for chunk in split.chunks
     ]
     is_val: npt.NDArray[np.bool_] = np.concatenate([np.empty(0, np.bool_), *chunks])
     return is_val
 
 
-# Arrow's arrays, made of the bytes that they consist of: `pa.array` would import pandas, if it is there, to ask whether it was
-# given one of its series, which takes half a second and 40 MB.
+# Arrow's arrays from the bytes that they consist of, and back: `pa.array`, `cast` and `to_numpy` would import pandas, if it is
+# there, to ask whether they were given one of its series. That takes half a second, and 40 MB of each process.
 
 
 def _strings(utf8: bytes, sizes: npt.NDArray[np.int64]) -> pa.Array:
@@ -598,6 +601,24 @@ def _hashes(hashes: Sequence[bytes]) -> pa.Array:
 def _numbers(values: npt.NDArray[np.integer[Any]]) -> pa.Array:
     kind = pa.from_numpy_dtype(values.dtype)
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _as_numbers(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    return np.concatenate(
+        [np.empty(0, dtype), *(_values(chunk, dtype) for chunk in filter(len, column.chunks))]
+    )
+
+
+def _values(numbers: pa.Array, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    return np.frombuffer(numbers.buffers()[1], dtype)[numbers.offset : numbers.offset + len(numbers)]
+
+
+def _as_flags(column: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
+    pieces = [np.empty(0, np.bool_)]
+    for chunk in filter(len, column.chunks):
+        bits = np.unpackbits(np.frombuffer(chunk.buffers()[1], np.uint8), bitorder="little")
+        pieces.append(bits[chunk.offset : chunk.offset + len(chunk)].view(np.bool_))
+    return np.concatenate(pieces)
 
 
 def _flags(values: npt.NDArray[np.bool_]) -> pa.Array:

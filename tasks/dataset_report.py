@@ -13,7 +13,7 @@ import numpy as np
 
 from model.tokenizer import CharacterCounts
 from storage.datasets import Dataset
-from storage.documents import document_columns
+from storage.documents import document_columns, pick_document_rows
 from storage.errors import DatasetError
 from storage.files import named_errors
 from tasks.compression import Compression, measure_compression
@@ -52,10 +52,8 @@ class LeftOutStep:
 
 def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
     """Writes `report.html` into the folder of a data set, which need not be published yet; returns its path."""
-    columns = document_columns(
-        dataset.path / "documents.parquet",
-        ["sha256", "split", "shard", "member", "text_bytes", "token_count"],
-    )
+    documents = dataset.path / "documents.parquet"
+    columns = document_columns(documents, ["sha256", "split", "text_bytes", "token_count"])
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tasks", "templates"),
         autoescape=True,
@@ -70,7 +68,7 @@ def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
         total=manifest.train + manifest.val,
         lengths=_lengths(columns["text_bytes"]),
         median_bytes=int(np.median(columns["text_bytes"])),
-        longest=_longest(columns),
+        longest=_longest(documents, columns),
         scripts=_scripts(characters),
         characters=_frequent(characters),
         distinct=characters.distinct,
@@ -78,7 +76,7 @@ def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
         compression=compression,
         tokenizers=_tokenizers(compression),
         left_out=_left_out(dataset),
-        repeated=_repeated(columns),
+        repeated=_repeated(documents, columns),
         samples=list(sample_documents(dataset, "train", _SAMPLES_SHOWN, seed=0)),
         sample_characters=_SAMPLE_CHARACTERS,
         stages=_stages(dataset),
@@ -110,9 +108,8 @@ def _lengths(text_bytes: Any) -> list[Bar]:
     return _bars(list(zip(labels, counts.tolist(), strict=True)), keep_order=True)
 
 
-def _longest(columns: dict[str, Any]) -> dict[str, Any]:
-    row = int(np.argmax(columns["text_bytes"]))
-    return {name: columns[name][row] for name in ("shard", "member", "text_bytes")}
+def _longest(documents: Path, columns: dict[str, Any]) -> dict[str, Any]:
+    return next(pick_document_rows(documents, [int(np.argmax(columns["text_bytes"]))]))
 
 
 def _scripts(characters: CharacterCounts) -> list[Bar]:
@@ -198,21 +195,16 @@ def _left_out(dataset: Dataset) -> list[LeftOutStep]:
     return found
 
 
-def _repeated(columns: dict[str, Any]) -> list[dict[str, Any]]:
+def _repeated(documents: Path, columns: dict[str, Any]) -> list[dict[str, Any]]:
     """Documents that stand there more than once, by content."""
-    _, first, counts = np.unique(columns["sha256"], return_index=True, return_counts=True)
-    order = np.lexsort((first, -counts))[:_REPEATED_SHOWN]
-    return [
-        {
-            "count": int(counts[index]),
-            "shard": columns["shard"][first[index]],
-            "member": columns["member"][first[index]],
-            "sha256": columns["sha256"][first[index]].hex(),
-            "text_bytes": int(columns["text_bytes"][first[index]]),
-        }
-        for index in order
-        if counts[index] > 1
-    ]
+    beginnings = columns["sha256"].view(np.uint64)[
+        ::4
+    ]  # 8 of 32 bytes tell them apart, and are sorted in a tenth of the time
+    _, first, counts = np.unique(beginnings, return_index=True, return_counts=True)
+    most = [index for index in np.lexsort((first, -counts))[:_REPEATED_SHOWN] if counts[index] > 1]
+    numbers = sorted(first[most].tolist())
+    rows = dict(zip(numbers, pick_document_rows(documents, numbers), strict=True))
+    return [rows[first[index]] | {"count": int(counts[index])} for index in most]
 
 
 def _stages(dataset: Dataset) -> list[Bar]:

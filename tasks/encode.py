@@ -72,10 +72,10 @@ def encode_parts(
     parts: Sequence[PartToEncode], encoding: Encoding, resident_limit_bytes: int
 ) -> list[TokenPart]:
     """The tokens of some stored shards, one after another, as a worker makes them."""
-    return [encode_part(each, encoding, resident_limit_bytes) for each in parts]
+    return [_encode_part(each, encoding, resident_limit_bytes) for each in parts]
 
 
-def encode_part(each: PartToEncode, encoding: Encoding, resident_limit_bytes: int) -> TokenPart:
+def _encode_part(each: PartToEncode, encoding: Encoding, resident_limit_bytes: int) -> TokenPart:
     """The tokens of one stored shard, as a worker makes them."""
     encoder = _encoder(encoding.tokenizer, resident_limit_bytes)
     return write_token_part(

@@ -16,7 +16,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from importlib.abc import MetaPathFinder
 from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
 from typing import Any, ParamSpec, Self, TypeVar
@@ -283,24 +282,12 @@ def serve(descriptor: int) -> None:
     signal.signal(
         signal.SIGINT, signal.SIG_IGN
     )  # Ctrl-C reaches the whole group; the parent decides what it means
-    sys.meta_path.insert(0, _WithoutPandas())
     threading.Thread(target=_end_with_parent, daemon=True).start()
     connection = Connection(descriptor)
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             function, args, kwargs = connection.recv()
             connection.send((*_answer(function, args, kwargs), resident_bytes()))
-
-
-class _WithoutPandas(MetaPathFinder):
-    """Nothing here needs pandas, but pyarrow imports it where it is installed, to ask whether a list is one of its series.
-
-    That takes half a second, of each worker.
-    """
-
-    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError("pandas is not used in workers", name=fullname)
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,8 @@
 """Shards to token files: what is encoded is what was written, whatever the order and the number of workers."""
 
 import shutil
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -175,6 +177,26 @@ def test_groups_hold_every_item_once_in_order(workers: int, count: int) -> None:
     assert [item for group in groups for item in group] == list(range(count))
     assert len(groups) <= 200
     assert all(groups)
+
+
+BUILD = """
+import sys
+from pathlib import Path
+from storage.workspace import Workspace
+from tasks.build import build
+from tasks.corpora import CorpusConfig
+from tasks.workers import Workers
+with Workers(1) as workers:
+    build(CorpusConfig(corpus=sys.argv[1], val_fraction=0.3), Workspace.at(Path(sys.argv[2])), workers)
+    in_worker = workers.run(eval, "'pandas' in __import__('sys').modules")
+print("pandas" in sys.modules, in_worker)
+"""
+
+
+def test_no_process_of_a_build_imports_pandas(tiny_corpus: Path, tmp_path: Path) -> None:
+    """It takes half a second of each and 40 MB, and pyarrow does so at many a turn."""
+    command = [sys.executable, "-c", BUILD, str(tiny_corpus), str(tmp_path)]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == "False False\n"
 
 
 def test_verify_finds_a_flipped_byte_and_names_the_file(dataset: Dataset) -> None:

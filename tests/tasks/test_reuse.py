@@ -44,12 +44,12 @@ def write(folder: Path, number: int, seed: int | None = None) -> None:
 
 @pytest.fixture
 def work(monkeypatch: pytest.MonkeyPatch) -> Iterator[Work]:
-    """What workers were asked to do since the last time."""
+    """What workers were asked to do since the last time; of a call with a list, how many things."""
     calls: Counter[str] = Counter()
     run = Workers.run
 
     def counted(self: Workers, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        calls[function.__name__] += 1
+        calls[function.__name__] += len(args[0]) if isinstance(args[0], list) else 1
         return run(self, function, *args, **kwargs)
 
     monkeypatch.setattr(Workers, "run", counted)
@@ -78,12 +78,12 @@ def test_a_shard_more_another_and_one_less_cost_one_shard_at_most(
 ) -> None:
     settings: dict[str, object] = {"tokenizer": tokenizer, "name": "web"}
     build_plainly(corpus, workspace, **settings)
-    assert work()["encode_part"] == 6
+    assert work()["encode_parts"] == 6
     write(corpus, 25)  # between 2 and 3 as texts, after all as numbers
     write(corpus, 3, seed=77)
     (corpus / "s-0.xz").unlink()
     changed = build_plainly(corpus, workspace, **settings)
-    assert work()["encode_part"] == 2
+    assert work()["encode_parts"] == 2
     assert bytes_of(changed) == clean(corpus, tmp_path, tokenizer=tokenizer)
     work()
     (corpus / "s-25.xz").unlink()
@@ -102,7 +102,7 @@ def test_nothing_is_encoded_if_earlier_data_sets_have_all_of_it(
     build_plainly(later, workspace, tokenizer=tokenizer, name="later")
     work()
     both = build_plainly(corpus, workspace, tokenizer=tokenizer, name="web")
-    assert work()["encode_part"] == 0
+    assert work()["encode_parts"] == 0
     assert bytes_of(both) == clean(corpus, tmp_path, tokenizer=tokenizer)
 
 
@@ -116,7 +116,7 @@ def test_characters_are_taken_over_if_the_vocabulary_is_the_same(
     work()
     second = build_plainly(again, workspace, name="again")
     assert second.manifest.tokenizer_fingerprint == first.manifest.tokenizer_fingerprint
-    assert work()["encode_part"] == 0
+    assert work()["encode_parts"] == 0
     assert bytes_of(second) == clean(again, tmp_path)
 
 
@@ -137,7 +137,7 @@ def test_tokens_of_other_settings_do_not_serve(
     work()
     settings = {"tokenizer": tokenizer} | other
     changed = build_plainly(corpus, workspace, name="web", **settings)
-    assert work()["encode_part"] == 7
+    assert work()["encode_parts"] == 7
     assert bytes_of(changed) == clean(corpus, tmp_path, **settings)
 
 
@@ -164,6 +164,6 @@ def test_a_damaged_data_set_is_not_taken_from(
     work()
     with caplog.at_level(logging.WARNING):
         changed = build_plainly(corpus, workspace, name="web", tokenizer=tokenizer)
-    assert work()["encode_part"] == 7
+    assert work()["encode_parts"] == 7
     assert earlier.reference in caplog.text
     assert bytes_of(changed) == clean(corpus, tmp_path, tokenizer=tokenizer)
