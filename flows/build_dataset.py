@@ -39,7 +39,7 @@ from tasks.memory import MemoryWatch, frozen_heap
 from tasks.plan import refuse_full_disk
 from tasks.recall import recall, remember
 from tasks.reuse import in_order
-from tasks.tokenizers import EncoderDiffers
+from tasks.tokenizers import EncoderDiffers, begin_making
 from tasks.watch import Watch
 from tasks.workers import Workers, chosen_workers
 
@@ -68,6 +68,7 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
                 "another build of this workspace has ended; what it made is there to be used"
             )
         clock = Stages()
+        begin_making(config.tokenizer)
         shards = locate_shards_task(config, place)
         config = decided(config, shards, place)
         material = gather(config, _ingest(config, place, workers, shards))

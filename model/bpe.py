@@ -113,9 +113,17 @@ class BpeTokenizer:
         """Reads a `tokenizer.json` of GPT-2's kind. ValueError in one line if it is anything else."""
         try:
             fields = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"not a tokenizer.json of byte-level BPE ({error!r})") from None
+        return cls.from_fields(fields, text)
+
+    @classmethod
+    def from_fields(cls, fields: Any, text: str) -> Self:
+        """What `from_json` reads, from the JSON of `text` as Python has it."""
+        try:
             merges = list(fields["model"]["merges"])
             vocabulary = dict(fields["model"]["vocab"])
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a tokenizer.json of byte-level BPE ({error!r})") from None
         if not is_gpt2_kind(fields):
             raise ValueError("a tokenizer.json, but not of GPT-2's kind")

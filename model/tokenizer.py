@@ -60,7 +60,7 @@ def tokenizer_from_json(text: str) -> Tokenizer:
     if fields.get("type") == CharTokenizer.TYPE:
         return CharTokenizer.from_json(text)
     if "model" in fields:
-        return BpeTokenizer.from_json(text)
+        return BpeTokenizer.from_fields(fields, text)
     raise ValueError(
         f"unknown tokenizer type {fields.get('type')!r}: this version of brickroad reads {CharTokenizer.TYPE!r} "
         "and tokenizer.json of byte-level BPE"
@@ -147,7 +147,9 @@ class CharacterCounts:
 
     def _make_room(self, code_points: int) -> None:
         if len(self._counts) < code_points:
-            self._counts = np.append(self._counts, np.zeros(code_points - len(self._counts), np.int64))
+            grown = np.zeros(code_points, np.int64)
+            grown[: len(self._counts)] = self._counts
+            self._counts = grown
 
     @property
     def total(self) -> int:

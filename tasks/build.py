@@ -31,7 +31,7 @@ from tasks.memory import MemoryWatch, frozen_heap
 from tasks.plan import refuse_full_disk
 from tasks.recall import recall, remember
 from tasks.reuse import earlier_tokens, in_order
-from tasks.tokenizers import EncoderDiffers
+from tasks.tokenizers import EncoderDiffers, begin_making
 from tasks.workers import Workers
 
 _log = logging.getLogger("brickroad.dataset")
@@ -46,6 +46,7 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
         MemoryWatch(workers.process_ids) as memory,
     ):
         clock = Stages()
+        begin_making(config.tokenizer)
         shards = locate_shards(config, workspace)
         config = decided(config, shards, workspace)
         recalled = recall(shards, workspace.documents, config.reading)

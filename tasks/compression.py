@@ -10,7 +10,7 @@ import numpy as np
 from storage.datasets import Dataset
 from tasks.tokenizers import EncoderDiffers, FastEncoder, TokenizerFile, gpt2_json, load_tokenizer
 
-_SAMPLE_BYTES = 1 << 20
+_SAMPLE_BYTES = 512 << 10
 _SAMPLE_DOCUMENTS = 2000  # of a few bytes each, there could be very many
 # GPT-2's tokenizer is loaded and warm after about half a second, whatever it encodes: 2 % of such a build.
 _WORTHWHILE_SECONDS = 30.0
@@ -35,7 +35,7 @@ class Compression:
 def measure_compression(
     dataset: Dataset, columns: dict[str, Any], *, with_gpt2: bool | None = None
 ) -> Compression:
-    """Compares on val documents, about 1 MiB of them; `columns` are those of `documents.parquet`.
+    """Compares on val documents, about 512 KiB of them; `columns` are those of `documents.parquet`.
 
     GPT-2's is measured if asked for; by default if it costs nothing beside what the build took. It is left out where
     gigatoken cannot be used.

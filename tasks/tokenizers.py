@@ -10,6 +10,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -36,7 +37,7 @@ MINIMUM_VOCABULARY = 257  # 256 bytes and end-of-text
 MAXIMUM_VOCABULARY = 1_000_000
 _ENDS_OF_TEXT = (END_OF_TEXT, "<|end_of_text|>", "<|im_end|>", "</s>", "<eos>")
 _SPLIT_BYTES = 1 << 20  # a longer document is encoded in pieces
-_BATCH_BYTES = 4 << 20  # encoded between two looks at the memory
+_LOOK_EVERY_BYTES = 4 << 20  # encoded, at the memory
 # Of a document that is compared with the reference, which takes a millisecond for it.
 _CHECKED_BYTES = 2 << 10
 _WORD_START = re.compile(rb"(?<=[0-9A-Za-z]) (?=[0-9A-Za-z])")
@@ -87,6 +88,13 @@ def encoder_facts(tokenizer: "TokenizerFile") -> str:
     return program + (reference if tokenizer.encoder == "gigatoken" else "")
 
 
+def begin_making(name: str) -> None:
+    """Begins, beside what is done next, to make a tokenizer that needs no documents: later all workers would wait for it."""
+    if name == "gpt2":
+        ThreadPoolExecutor(1).submit(gpt2_json)  # what goes wrong is told to who asks for it
+
+
+@functools.cache
 def gpt2_json() -> str:
     """GPT-2's tokenizer, from OpenAI's own files, without a network. ValueError if they are not those."""
     # Found, but not imported: that would build a tokenizer.
@@ -174,11 +182,8 @@ class LibraryTokenizer:
 
     def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
         """(ids, counts) of UTF-8 texts, as the protocol says."""
-        encoded = [self.encode(text.decode()) for text in texts]
-        ids = np.concatenate([*encoded, np.empty(0, np.uint32)])
-        return with_ends(
-            ids, np.array([len(one) for one in encoded], np.int64), self.end_of_text, self.vocabulary_size
-        )
+        encoded = [np.append(self.encode(text.decode()), self.end_of_text) for text in texts]
+        return joined(encoded, self.vocabulary_size)
 
     def decode(self, ids: npt.ArrayLike) -> str:
         """Text of any sequence of ids; special tokens render as nothing."""
@@ -232,19 +237,22 @@ class TokenizerFile:
 def _fastest(text: str) -> Encoder:
     """gigatoken, if it takes this kind of tokenizer at all."""
     try:
-        _gigatoken(text)
+        _gigatoken(_without_special_tokens(json.loads(text)))
     except EncoderDiffers:
         return "tokenizers"
     return "gigatoken"
 
 
+def _without_special_tokens(fields: dict[str, Any]) -> str:
+    """A `tokenizer.json` in which `<|endoftext|>` is text like any other."""
+    return json.dumps(fields | {"added_tokens": []})
+
+
 def _gigatoken(text: str) -> Any:
-    fields = json.loads(text)
-    fields["added_tokens"] = []  # so that `<|endoftext|>` in a document is text
     try:
         from gigatoken import Tokenizer as Gigatoken
 
-        return Gigatoken.from_json(json.dumps(fields))
+        return Gigatoken.from_json(text)
     # No wheel for this machine, or a kind of tokenizer that it does not know: it raises anything.
     except Exception as error:
         raise EncoderDiffers(f"gigatoken cannot be used ({error})") from None
@@ -255,60 +263,49 @@ class FastEncoder:
 
     def __init__(self, tokenizer: TokenizerFile, resident_limit_bytes: int) -> None:
         self.end_of_text, self.vocabulary_size = tokenizer.end_of_text, tokenizer.vocabulary_size
-        self._text = tokenizer.text()
         self._limit = resident_limit_bytes
-        self._cuts_are_safe = is_gpt2_kind(json.loads(self._text))
-        self._program = _gigatoken(self._text)
+        fields = json.loads(tokenizer.text())
+        self._cuts_are_safe = is_gpt2_kind(fields)
+        self._json = _without_special_tokens(fields)
+        self._program = _gigatoken(self._json)
+        self._since_looked_bytes = 0
 
     def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
         """(ids, counts) of UTF-8 texts, as the protocol says."""
-        pieces, owners = self._pieces(texts)
-        ids, sizes = [np.empty(0, np.uint32)], [np.empty(0, np.int64)]
-        for start, end in _batches(pieces):
-            encoded = self._program.encode_batch(pieces[start:end], parallel=False).layout
-            ids.append(encoded.content.data)
-            sizes.append(np.diff(encoded.offsets.data))
+        end = np.array([self.end_of_text], np.uint32)
+        encoded = [np.concatenate([*map(self._encode, self._pieces(text)), end]) for text in texts]
+        return joined(encoded, self.vocabulary_size)
+
+    def _encode(self, piece: bytes) -> npt.NDArray[np.uint32]:
+        # Not `encode_batch`: the awkward array that it returns takes as long to import as 10 MB to encode.
+        ids: npt.NDArray[np.uint32] = self._program.encode(piece)
+        self._since_looked_bytes += len(piece)
+        if self._since_looked_bytes >= _LOOK_EVERY_BYTES:
+            self._since_looked_bytes = 0
             if resident_bytes() > self._limit:
-                self._program = _gigatoken(self._text)
-        counts = np.bincount(owners, weights=np.concatenate(sizes), minlength=len(texts)).astype(np.int64)
-        return with_ends(np.concatenate(ids), counts, self.end_of_text, self.vocabulary_size)
+                self._program = _gigatoken(self._json)
+        return ids
 
-    def _pieces(self, texts: Sequence[bytes]) -> tuple[list[bytes], list[int]]:
-        """The texts, long ones cut where no token can reach across, and the number of the text that each is of."""
-        pieces, owners = list[bytes](), list[int]()
-        for number, text in enumerate(texts):
-            start = 0
-            while self._cuts_are_safe and len(text) - start > _SPLIT_BYTES:
-                # GPT-2's words may begin with a blank, and none has one further in.
-                cut = _WORD_START.search(text, start + _SPLIT_BYTES // 2)
-                if not cut or cut.start() == len(text):
-                    break
-                pieces.append(text[start : cut.start()])
-                owners.append(number)
-                start = cut.start()
-            pieces.append(text[start:] if start else text)
-            owners.append(number)
-        return pieces, owners
+    def _pieces(self, text: bytes) -> Iterator[bytes]:
+        """The text, a long one cut where no token can reach across."""
+        start = 0
+        while self._cuts_are_safe and len(text) - start > _SPLIT_BYTES:
+            # GPT-2's words may begin with a blank, and none has one further in.
+            cut = _WORD_START.search(text, start + _SPLIT_BYTES // 2)
+            if not cut or cut.start() == len(text):
+                break
+            yield text[start : cut.start()]
+            start = cut.start()
+        yield text[start:] if start else text
 
 
-def _batches(pieces: list[bytes]) -> Iterator[tuple[int, int]]:
-    start = size = 0
-    for index, piece in enumerate(pieces):
-        size += len(piece)
-        if size >= _BATCH_BYTES or index == len(pieces) - 1:
-            yield start, index + 1
-            start, size = index + 1, 0
-
-
-def with_ends(
-    ids: npt.NDArray[Any], counts: npt.NDArray[np.int64], end_of_text: int, vocabulary_size: int
+def joined(
+    encoded: Sequence[npt.NDArray[Any]], vocabulary_size: int
 ) -> tuple[TokenArray, npt.NDArray[np.int64]]:
-    """(ids, counts) with an end-of-text after each document, of which the n-th has counts[n] of the ids."""
-    whole = np.full(len(ids) + len(counts), end_of_text, token_dtype(vocabulary_size))
-    is_text = np.ones(len(whole), np.bool_)
-    is_text[np.cumsum(counts + 1) - 1] = False
-    whole[is_text] = ids
-    return whole, counts + 1
+    """(ids, counts) of documents that were encoded one by one, each with its end-of-text."""
+    dtype = np.dtype(token_dtype(vocabulary_size))
+    ids = np.concatenate([np.empty(0, dtype), *encoded], dtype=dtype, casting="unsafe")
+    return ids, np.fromiter(map(len, encoded), np.int64, len(encoded))
 
 
 def check_encoder(encoder: FastEncoder, reference: LibraryTokenizer, texts: Sequence[bytes]) -> int:

@@ -5,6 +5,7 @@ caller is that of its threads. A worker that is killed costs the one call it was
 """
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -309,4 +310,9 @@ def _answer(
 
 def resident_bytes() -> int:
     """Memory of this process that is resident now."""
-    return int(psutil.Process().memory_info().rss)
+    return int(_this_process().memory_info().rss)
+
+
+@functools.cache
+def _this_process() -> psutil.Process:
+    return psutil.Process()

@@ -110,8 +110,8 @@ def test_long_documents_are_cut_where_no_token_reaches_across(
     )
     whole = ids_of(FastEncoder(written, 4 << 30), text)
     monkeypatch.setattr("tasks.tokenizers._SPLIT_BYTES", 300)
-    monkeypatch.setattr("tasks.tokenizers._BATCH_BYTES", 1000)
-    pieces = FastEncoder(written, 1)  # and a limit of memory that makes it start anew after every batch
+    monkeypatch.setattr("tasks.tokenizers._LOOK_EVERY_BYTES", 1000)
+    pieces = FastEncoder(written, 1)  # and a limit of memory that makes it start anew every few pieces
     assert ids_of(pieces, text) == whole == gpt2.encode(text).tolist()
 
 
