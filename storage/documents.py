@@ -8,6 +8,7 @@ also the door to Parquet as such: for a corpus that comes in it, and for the row
 import contextlib
 import itertools
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -21,6 +22,9 @@ import pyarrow.parquet as pq
 
 from storage.errors import DatasetError, Malformed
 from storage.files import Together, crc32, crc32_file, named_errors, sha256_text, write_pieces
+
+# Arrow's own pool keeps much of what it once had, beside the memory that Python and numpy keep.
+pa.set_memory_pool(pa.system_memory_pool())
 
 PART_FORMAT = 2
 _ROWS_A_GROUP = 65_536
@@ -524,9 +528,14 @@ def pick_document_rows(path: Path, numbers: list[int]) -> Iterator[dict[str, Any
     """The rows of a `documents.parquet` with these numbers, which ascend."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
         for group, wanted in itertools.groupby(numbers, lambda number: number // _ROWS_A_GROUP):
-            rows = file.read_row_group(group)
-            for number in wanted:
-                yield from rows.slice(number % _ROWS_A_GROUP, 1).to_pylist()
+            start = group * _ROWS_A_GROUP
+            waiting = deque(wanted)
+            for batch in file.iter_batches(_CORPUS_ROWS, row_groups=[group], use_threads=False):
+                while waiting and waiting[0] < start + len(batch):
+                    yield from batch.slice(waiting.popleft() - start, 1).to_pylist()
+                start += len(batch)
+                if not waiting:
+                    break
 
 
 def find_document_row(
@@ -552,20 +561,31 @@ def find_document_row(
     return None
 
 
+_NUMPY_TYPES = {
+    "split": "bool",
+    "shard": "object",
+    "member": "object",
+    "sha256": "S32",
+}  # of columns; others are int64
+
+
 def document_columns(path: Path, names: list[str]) -> dict[str, Any]:
     """Whole columns of a `documents.parquet` as numpy arrays: hashes as S32, `split` as whether it is val, names as objects."""
     with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        table = file.read(columns=names)
-    columns: dict[str, Any] = {}
-    for name in names:
-        column = table.column(name)
-        if name == "split":
-            columns[name] = _is_val(column)
-        elif name in ("shard", "member"):
-            columns[name] = np.array(column.to_pylist(), object)
-        else:
-            columns[name] = _as_numbers(column, np.dtype("S32") if name == "sha256" else np.dtype(np.int64))
+        columns = {name: np.empty(file.metadata.num_rows, _NUMPY_TYPES.get(name, "int64")) for name in names}
+        start = 0
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group, columns=names, use_threads=False)
+            for name, column in columns.items():
+                column[start : start + rows.num_rows] = _as_numpy(rows.column(name), column.dtype)
+            start += rows.num_rows
     return columns
+
+
+def _as_numpy(column: pa.ChunkedArray, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    if dtype.kind == "b":
+        return _is_val(column)
+    return np.array(column.to_pylist(), object) if dtype.kind == "O" else _as_numbers(column, dtype)
 
 
 def _is_val(split: pa.ChunkedArray) -> npt.NDArray[np.bool_]:
