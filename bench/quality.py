@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model.words import hashed_ngrams, hashed_words
-from storage.documents import DocumentPart, read_texts
+from storage.documents.parts import DocumentPart, read_texts
 from storage.forms import Reading
 from storage.shards import find_shards
 from tasks.dropped import choose_dropped

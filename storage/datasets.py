@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from storage.blocks import Block, BlockwiseFile, FileFacts, FileRange, file_facts
-from storage.documents import DocumentsWriter, Split, write_dropped
+from storage.documents.rows import DocumentsWriter, Split
+from storage.documents.tables import write_dropped
 from storage.errors import DatasetError
 from storage.files import (
     atomic_file,

@@ -15,7 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from storage.datasets import Dataset
-from storage.documents import Split, read_document_rows, write_token_lists
+from storage.documents.rows import Split, read_document_rows
+from storage.documents.tables import write_token_lists
 from storage.errors import DatasetError
 from storage.files import atomic_file, link_or_copy
 from storage.shards import write_zstd

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from storage.blanks import as_hugging_face
-from storage.documents import TextBatch, is_parquet, parquet_texts
+from storage.documents.parts import TextBatch
+from storage.documents.tables import is_parquet, parquet_texts
 from storage.errors import Malformed
 from storage.files import named_errors
 from storage.shards import (

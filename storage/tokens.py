@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.blocks import FileRange
-from storage.documents import RowRange, Split, StoredBatch, write_rows
+from storage.documents.parts import StoredBatch
+from storage.documents.rows import RowRange, Split, write_rows
 from storage.errors import DatasetError
 from storage.files import named_errors, write_pieces
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.tokenizer import CharacterCounts
-from storage.documents import DocumentPart, TextBatch, read_notes, read_texts
+from storage.documents.parts import DocumentPart, TextBatch, read_notes, read_texts
 from storage.tokens import are_val
 
 Pairs = npt.NDArray[np.int64]

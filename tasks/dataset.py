@@ -23,7 +23,7 @@ from storage.datasets import (
     Source,
     refuse_empty_split,
 )
-from storage.documents import DocumentPart
+from storage.documents.parts import DocumentPart
 from storage.errors import DatasetError
 from storage.examined import ExaminedFiles
 from storage.files import fingerprint, remove_partials

@@ -13,7 +13,7 @@ import numpy as np
 
 from model.tokenizer import CharacterCounts
 from storage.datasets import Dataset
-from storage.documents import document_columns, pick_document_rows
+from storage.documents.rows import document_columns, pick_document_rows
 from storage.errors import DatasetError
 from storage.files import named_errors
 from tasks.compression import Compression, measure_compression

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from storage.documents import DocumentPart, keep_documents
+from storage.documents.parts import DocumentPart, keep_documents
 from storage.examined import FIRST_OF_SHA256, FURTHER, TEXT_BYTES, Column, ExaminedFiles, Names
 from tasks.examine import write_shingles
 from tasks.quality import STEPS, QualityConfig, Step, bands_for

@@ -10,7 +10,8 @@ import numpy as np
 
 from model.tokenizer import CharTokenizer
 from storage.blocks import FileRange
-from storage.documents import DocumentPart, Split, read_texts
+from storage.documents.parts import DocumentPart, read_texts
+from storage.documents.rows import Split
 from storage.tokens import (
     SPLITS,
     EncodedBatch,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.words import Hashes, characters, combined, hashed_ngrams, hashed_words, letter_share, words_of
-from storage.documents import DocumentPart, StoredBatch, read_texts
+from storage.documents.parts import DocumentPart, StoredBatch, read_texts
 from storage.examined import Column, ExaminedFiles, LocalDrop, Names
 from storage.files import atomic_file, named_errors
 from storage.forms import ArchiveOfShards, Reading, is_plain_text, read_archive, read_batches

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from model.tokenizer import CharTokenizer, Tokenizer
 from storage.datasets import Dataset
-from storage.documents import Split
+from storage.documents.rows import Split
 from storage.exports import (
     ExportFormat,
     documents_of,

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from storage.documents import PART_FORMAT, DocumentPart, PartWriter, read_part
+from storage.documents.parts import PART_FORMAT, DocumentPart, PartWriter, read_part
 from storage.errors import NetworkError, ShardError
 from storage.files import PARTIAL_SUFFIX, Together, fingerprint, named_errors, sha256_file
 from storage.forms import (

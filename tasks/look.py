@@ -9,13 +9,8 @@ import numpy as np
 
 from model.tokenizer import Tokenizer
 from storage.datasets import DROPPED_NAME, Dataset
-from storage.documents import (
-    Split,
-    document_columns,
-    find_document_row,
-    pick_document_rows,
-    read_dropped,
-)
+from storage.documents.rows import Split, document_columns, find_document_row, pick_document_rows
+from storage.documents.tables import read_dropped
 from storage.errors import DatasetError
 from tasks.dropped import DroppedDocument
 from tasks.tokenizers import load_tokenizer

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from storage.documents import DocumentPart
+from storage.documents.parts import DocumentPart
 from storage.forms import Reading
 from storage.known_files import KNOWN_FILES, KnownFiles, RemoteSignature, Signature
 from storage.shards import Shard

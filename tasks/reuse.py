@@ -11,7 +11,8 @@ from typing import Any
 
 from storage.blocks import FileRange, block_ranges, range_sha256
 from storage.datasets import Dataset, Source, list_datasets
-from storage.documents import DocumentPart, RowRange
+from storage.documents.parts import DocumentPart
+from storage.documents.rows import RowRange
 from storage.tokens import SPLIT_RULE, SPLITS, SplitFacts, TokenPart, token_dtype
 from tasks.tokenizers import TokenizerFile, encoder_facts
 from tasks.workers import Workers

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tiny_data import tiny_documents
 
-from storage.documents import read_dropped
+from storage.documents.tables import read_dropped
 from storage.shards import write_shard
 from storage.workspace import Workspace
 from tasks.corpora import CorpusConfig

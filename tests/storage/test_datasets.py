@@ -28,7 +28,8 @@ from storage.datasets import (
     refuse_empty_split,
     verify_dataset,
 )
-from storage.documents import StoredBatch, read_document_rows
+from storage.documents.parts import StoredBatch
+from storage.documents.rows import read_document_rows
 from storage.errors import DatasetError
 from storage.files import sha256_file, sha256_text
 from storage.tokens import (

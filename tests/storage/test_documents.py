@@ -14,22 +14,18 @@ from bad_disks import small_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage import documents
-from storage.documents import (
-    DOCUMENTS_SCHEMA,
+from storage.documents import rows as rows_module
+from storage.documents.parts import (
     DocumentPart,
-    DocumentsWriter,
     PartWriter,
-    RowRange,
     StoredBatch,
     TextBatch,
-    is_parquet,
-    read_document_rows,
     read_notes,
     read_part,
     read_texts,
-    write_rows,
 )
+from storage.documents.rows import DOCUMENTS_SCHEMA, DocumentsWriter, RowRange, read_document_rows, write_rows
+from storage.documents.tables import is_parquet
 from storage.errors import DatasetError
 from storage.files import sha256_file, sha256_text
 
@@ -331,7 +327,7 @@ def expected_rows(sizes: Sequence[int]) -> list[dict[str, object]]:
 def test_rows_are_placed_after_the_tokens_of_the_documents_before(
     rows_a_group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "_ROWS_A_GROUP", rows_a_group)
+    monkeypatch.setattr(rows_module, "_ROWS_A_GROUP", rows_a_group)
     sizes, parts, begin = [0, 3, 10, 7, 25, 0, 1], [], 0
     for number, size in enumerate(sizes):
         parts.append((f"s-{number}.xz", write_part_rows(tmp_path / f"{number}.rows", begin, [size])))
@@ -354,7 +350,7 @@ def test_the_bytes_do_not_depend_on_how_a_shard_was_cut_into_batches(
 ) -> None:
     folder = tmp_path_factory.mktemp("rows")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(documents, "_ROWS_A_GROUP", rows_a_group)
+        patch.setattr(rows_module, "_ROWS_A_GROUP", rows_a_group)
         for how in ("whole", "batches"):
             parts, begin = [], 0
             for number, size in enumerate(sizes):
@@ -371,7 +367,7 @@ def test_the_bytes_do_not_depend_on_how_a_shard_was_cut_into_batches(
 def test_rows_come_from_an_earlier_data_set_as_from_a_part(
     rows_a_group: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(documents, "_ROWS_A_GROUP", rows_a_group)
+    monkeypatch.setattr(rows_module, "_ROWS_A_GROUP", rows_a_group)
     sizes = [4, 0, 13, 20, 0]
     starts = [sum(sizes[:number]) for number in range(len(sizes))]
     fresh = [

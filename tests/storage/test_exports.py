@@ -14,7 +14,7 @@ import zstandard
 from tiny_data import build_plainly, tiny_documents
 
 from storage.datasets import Dataset
-from storage.documents import read_document_rows
+from storage.documents.rows import read_document_rows
 from storage.errors import DatasetError
 from storage.shards import write_shard
 from storage.workspace import Workspace

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage import forms, shards
-from storage.documents import parquet_texts
+from storage.documents.tables import parquet_texts
 from storage.errors import CorpusError, ShardError, StorageError
 from storage.forms import (
     BOOK_DOCUMENT_BYTES,

@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from storage.blocks import FileRange
-from storage.documents import StoredBatch
+from storage.documents.parts import StoredBatch
 from storage.errors import DatasetError
 from storage.files import sha256_text
 from storage.tokens import (

@@ -7,7 +7,7 @@ import pytest
 from tiny_data import build_plainly, tiny_documents
 
 from storage.datasets import Dataset
-from storage.documents import document_columns
+from storage.documents.rows import document_columns
 from storage.shards import write_shard
 from storage.workspace import Workspace
 from tasks import compression

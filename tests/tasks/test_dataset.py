@@ -12,7 +12,7 @@ from tiny_data import build_plainly, tiny_documents
 
 from model.tokenizer import tokenizer_from_json
 from storage.datasets import Dataset, verify_dataset
-from storage.documents import read_document_rows
+from storage.documents.rows import read_document_rows
 from storage.errors import DatasetError, ShardError
 from storage.shards import write_shard
 from storage.tokens import SPLITS, split_of

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model.words import hashed_words, words_of
-from storage.documents import DocumentPart, PartWriter, TextBatch, read_texts
+from storage.documents.parts import DocumentPart, PartWriter, TextBatch, read_texts
 from storage.errors import CorpusError, DatasetError, ShardError
 from storage.examined import ExaminedFiles
 from storage.forms import Reading

@@ -21,7 +21,7 @@ from bad_disks import fail_flush, small_disk
 from tiny_data import build_plainly
 
 from model.tokenizer import CharacterCounts
-from storage.documents import DocumentPart, read_part, read_texts
+from storage.documents.parts import DocumentPart, read_part, read_texts
 from storage.files import sha256_file
 from storage.forms import Reading, read_batches
 from storage.shards import Shard, find_shards, write_shard

@@ -12,7 +12,8 @@ from tiny_data import build_plainly
 
 from model.tokenizer import tokenizer_from_json
 from storage.datasets import Dataset, LeftOut
-from storage.documents import Split, read_document_rows, read_dropped
+from storage.documents.rows import Split, read_document_rows
+from storage.documents.tables import read_dropped
 from storage.errors import CorpusError, DatasetError
 from storage.files import fingerprint
 from storage.shards import write_shard

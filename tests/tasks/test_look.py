@@ -9,7 +9,7 @@ import pytest
 from tiny_data import build_plainly, tiny_documents
 
 from storage.datasets import Dataset
-from storage.documents import read_document_rows
+from storage.documents.rows import read_document_rows
 from storage.errors import DatasetError
 from storage.files import sha256_file
 from storage.shards import write_shard

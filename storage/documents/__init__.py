@@ -1,0 +1,1 @@
+"""The door to Arrow and Parquet: stored text, rows of documents, and tables for others."""
