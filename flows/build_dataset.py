@@ -34,7 +34,7 @@ from tasks.dataset import (
     publish_task,
     swept,
 )
-from tasks.encode import parts_to_encode
+from tasks.encode import checked, parts_to_encode
 from tasks.memory import MemoryWatch, frozen_heap
 from tasks.plan import refuse_full_disk
 from tasks.recall import recall, remember
@@ -151,7 +151,7 @@ def _encode(
         config, parts, counts, place.tokens, workers, use_reference=use_reference
     )
     clock.ended("learn")
-    settings = {"encoding": encoding(config, place, parts, tokenizer), "workers": workers}
+    settings = {"encoding": encoding(config, place, tokenizer), "workers": workers}
     earlier = earlier_tokens_task(parts, tokenizer, fraction, place.datasets, workers)
     with (
         DatasetWriter(place.datasets, config.chosen_name) as writer,
@@ -160,7 +160,7 @@ def _encode(
     ):
         to_encode = parts_to_encode(parts, earlier, settings["encoding"], writer.place)
         fresh = _in_groups(runner, encode_task, "parts", to_encode, watch, settings)
-        encoded = in_order(len(parts), earlier, fresh)
+        encoded = checked(in_order(len(parts), earlier, fresh), to_encode, **settings)
         described = join_task(config, writer, material, tokenizer, encoded, workers, clock, memory)
         return publish_task(writer, described, counts.all)
 

@@ -24,7 +24,7 @@ from tasks.dataset import (
     publish,
     swept,
 )
-from tasks.encode import encode, parts_to_encode
+from tasks.encode import checked, encode, parts_to_encode
 from tasks.examine import examine
 from tasks.ingest import ingest
 from tasks.memory import MemoryWatch, frozen_heap
@@ -91,13 +91,13 @@ def _encoded(
     counts = count_parts(parts, config.chosen_val_fraction, workers)
     tokenizer = learn_tokenizer(config, parts, counts, workspace.tokens, workers, use_reference=use_reference)
     clock.ended("learn")
-    settings = encoding(config, workspace, parts, tokenizer)
+    settings = encoding(config, workspace, tokenizer)
     earlier = earlier_tokens(parts, tokenizer, settings.val_fraction, workspace.datasets, workers)
     with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
         to_encode = parts_to_encode(parts, earlier, settings, writer.place)
         write = partial(encode, encoding=settings, workers=workers)
         with contextlib.closing(in_groups(write, to_encode, workers)) as fresh:
-            encoded = in_order(len(parts), earlier, fresh)
+            encoded = checked(in_order(len(parts), earlier, fresh), to_encode, settings, workers)
             described = join(config, writer, material, tokenizer, encoded, workers, clock, memory)
         return publish(writer, described, counts.all)
 

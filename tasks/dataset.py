@@ -247,16 +247,13 @@ def _sampled(parts: Sequence[DocumentPart], val_fraction: float, workers: Worker
     return sorted(text for texts in workers.map(sample_part, calls) for text in texts)
 
 
-def encoding(
-    config: CorpusConfig, workspace: Workspace, parts: Sequence[DocumentPart], tokenizer: TokenizerFile
-) -> Encoding:
-    """How these parts are to be encoded."""
+def encoding(config: CorpusConfig, workspace: Workspace, tokenizer: TokenizerFile) -> Encoding:
+    """How stored text is to be encoded."""
     identity = [tokenizer.fingerprint, tokenizer.encoder, config.chosen_val_fraction, SPLIT_RULE]
     return Encoding(
         tokenizer=tokenizer,
         folder=workspace.tokens / fingerprint(identity)[:16],
         val_fraction=config.chosen_val_fraction,
-        surely_checked=min(part.shard_sha256 for part in parts if part.documents),
     )
 
 

@@ -3,6 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,21 +34,11 @@ _AT_ONCE = 4  # parts, in one call of a worker: one of characters takes no longe
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoding:
-    """How stored text becomes tokens: what all parts of a data set have in common.
-
-    `surely_checked` is the sha256 of a shard of which a document is compared with the reference, besides one in eight.
-    """
+    """How stored text becomes tokens: what all parts of a data set have in common."""
 
     tokenizer: TokenizerFile
     folder: Path
     val_fraction: float
-    surely_checked: str
-
-    def checks(self, part: DocumentPart) -> bool:
-        """Whether the fast encoder is compared with the reference on this part."""
-        return (
-            part.shard_sha256 == self.surely_checked or int(part.shard_sha256[:8], 16) % _CHECKED_ONE_IN == 0
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +51,7 @@ class PartToEncode:
 
 
 def encode(parts: Sequence[PartToEncode], encoding: Encoding, workers: Workers) -> list[TokenPart]:
-    """The tokens of stored texts, part by part. Raises EncoderDiffers if the fast encoder is not to be trusted."""
+    """The tokens of stored texts, part by part. Raises EncoderDiffers if the fast encoder cannot be used."""
     encoded: list[TokenPart] = []
     for start in range(0, len(parts), _AT_ONCE):
         some = parts[start : start + _AT_ONCE]
@@ -85,6 +76,41 @@ def _encode_part(each: PartToEncode, encoding: Encoding, resident_limit_bytes: i
         token_dtype(encoding.tokenizer.vocabulary_size),
         each.places,
     )
+
+
+def checked(
+    encoded: Iterator[TokenPart], parts: Sequence[PartToEncode], encoding: Encoding, workers: Workers
+) -> Iterator[TokenPart]:
+    """The same `encoded` parts, while one worker compares the fast encoder with the reference on documents of some `parts`.
+
+    Raises EncoderDiffers as soon as that is known.
+    """
+    some = [each.part for each in parts if each.part.documents]
+    chosen = [part for part in some if int(part.shard_sha256[:8], 16) % _CHECKED_ONE_IN == 0] or some[:1]
+    if encoding.tokenizer.encoder != "gigatoken" or not chosen:
+        yield from encoded
+        return
+    with ThreadPoolExecutor(1) as beside:
+        checking = beside.submit(_check, chosen, encoding, workers)
+        for part in encoded:
+            if checking.done():
+                checking.result()
+            yield part
+        checking.result()
+
+
+def _check(parts: Sequence[DocumentPart], encoding: Encoding, workers: Workers) -> None:
+    with workers.memory(COPIES_OF_A_DOCUMENT * max(part.longest_bytes for part in parts)):
+        workers.run(check_parts, parts, encoding, workers.resident_limit_bytes)
+
+
+def check_parts(parts: Sequence[DocumentPart], encoding: Encoding, resident_limit_bytes: int) -> None:
+    """Compares the fast encoder with the reference on a document of each part, as a worker does. Raises EncoderDiffers."""
+    encoder = _encoder(encoding.tokenizer, resident_limit_bytes)
+    assert isinstance(encoder, FastEncoder)
+    reference = LibraryTokenizer(encoding.tokenizer.text())
+    for part in parts:
+        any(check_encoder(encoder, reference, stored.texts) for stored in read_texts(part))
 
 
 def parts_to_encode(
@@ -143,21 +169,13 @@ def _encoder(
         return CharTokenizer.from_json(tokenizer.text())
     if tokenizer.encoder == "gigatoken":
         return FastEncoder(tokenizer, resident_limit_bytes)
-    return _reference(tokenizer)
-
-
-@functools.lru_cache(maxsize=1)
-def _reference(tokenizer: TokenizerFile) -> LibraryTokenizer:
     return LibraryTokenizer(tokenizer.text())
 
 
 def _encoded(
     part: DocumentPart, encoding: Encoding, encoder: CharTokenizer | FastEncoder | LibraryTokenizer
 ) -> Iterator[EncodedBatch]:
-    to_check = isinstance(encoder, FastEncoder) and encoding.checks(part)
     for stored in read_texts(part):
-        if to_check and isinstance(encoder, FastEncoder):
-            to_check = not check_encoder(encoder, _reference(encoding.tokenizer), stored.texts)
         is_val = are_val(stored.sha256, encoding.val_fraction)
         ids: dict[Split, TokenArray] = {}
         token_counts = np.empty(len(is_val), np.int64)

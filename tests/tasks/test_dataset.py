@@ -179,6 +179,29 @@ def test_groups_hold_every_item_once_in_order(workers: int, count: int) -> None:
     assert all(groups)
 
 
+ANOTHER_GIGATOKEN = """
+import numpy
+class Tokenizer:
+    @classmethod
+    def from_json(cls, text):
+        return cls()
+    def encode(self, text):
+        return numpy.zeros(len(text), numpy.uint32)
+"""
+
+
+def test_an_encoder_that_gives_other_ids_gives_way_to_the_reference(
+    tiny_corpus: Path, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = build_plainly(tiny_corpus, workspace, tokenizer="gpt2")
+    assert dataset.manifest.build["encoder"].startswith("gigatoken")
+    (tmp_path / "gigatoken.py").write_text(ANOTHER_GIGATOKEN)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of the workers
+    again = build_plainly(tiny_corpus, Workspace.at(tmp_path / "elsewhere"), tokenizer="gpt2")
+    assert again.manifest.build["encoder"].startswith("tokenizers")
+    assert again.manifest.digest == dataset.manifest.digest
+
+
 BUILD = """
 import sys
 from pathlib import Path
