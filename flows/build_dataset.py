@@ -9,7 +9,8 @@ from prefect import Task, flow, get_run_logger
 from prefect.futures import PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from storage.datasets import Dataset, DatasetWriter, find_by_fingerprint
+from storage.dataset_writer import DatasetWriter
+from storage.datasets import Dataset, find_by_fingerprint
 from storage.shards import Shard
 from storage.workspace import Workspace
 from tasks.artifacts import show_dataset

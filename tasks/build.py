@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from storage.datasets import Dataset, DatasetWriter, find_by_fingerprint
+from storage.dataset_writer import DatasetWriter
+from storage.datasets import Dataset, find_by_fingerprint
 from storage.workspace import Workspace
 from tasks.corpora import CorpusConfig, decided, locate_shards
 from tasks.dataset import (

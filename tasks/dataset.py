@@ -14,19 +14,13 @@ from typing import Any, TypeVar
 
 from model.tokenizer import CharacterCounts, CharTokenizer
 from storage.blocks import Block, write_block
-from storage.datasets import (
-    Dataset,
-    DatasetInputs,
-    DatasetWriter,
-    LeftOut,
-    Quarantined,
-    Source,
-    refuse_empty_split,
-)
+from storage.dataset_writer import DatasetInputs, DatasetWriter, refuse_empty_split
+from storage.datasets import Dataset
 from storage.documents.parts import DocumentPart
 from storage.errors import DatasetError
 from storage.examined import ExaminedFiles
 from storage.files import fingerprint, remove_partials
+from storage.manifests import LeftOut, Quarantined, Source
 from storage.network import is_remote, shown
 from storage.tokens import SPLIT_RULE, TokenPart, token_dtype
 from storage.workspace import Workspace

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from storage.blocks import FileRange, block_ranges, range_sha256
-from storage.datasets import Dataset, Source, list_datasets
+from storage.datasets import Dataset, list_datasets
 from storage.documents.parts import DocumentPart
 from storage.documents.rows import RowRange
+from storage.manifests import Source
 from storage.tokens import SPLIT_RULE, SPLITS, SplitFacts, TokenPart, token_dtype
 from tasks.tokenizers import TokenizerFile, encoder_facts
 from tasks.workers import Workers

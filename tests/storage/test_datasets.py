@@ -15,23 +15,20 @@ import pytest
 from bad_disks import fail_flush, small_disk
 
 from storage.blocks import file_facts, write_block
+from storage.dataset_writer import DatasetInputs, DatasetWriter, refuse_empty_split
 from storage.datasets import (
     Dataset,
-    DatasetInputs,
-    DatasetWriter,
-    Quarantined,
-    Source,
     find_by_fingerprint,
     find_dataset,
     list_datasets,
     read_dataset,
-    refuse_empty_split,
     verify_dataset,
 )
 from storage.documents.parts import StoredBatch
 from storage.documents.rows import read_document_rows
 from storage.errors import DatasetError
 from storage.files import sha256_file, sha256_text
+from storage.manifests import Quarantined, Source
 from storage.tokens import (
     SPLITS,
     EncodedBatch,

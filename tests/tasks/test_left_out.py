@@ -11,11 +11,12 @@ import pytest
 from tiny_data import build_plainly
 
 from model.tokenizer import tokenizer_from_json
-from storage.datasets import Dataset, LeftOut
+from storage.datasets import Dataset
 from storage.documents.rows import Split, read_document_rows
 from storage.documents.tables import read_dropped
 from storage.errors import CorpusError, DatasetError
 from storage.files import fingerprint
+from storage.manifests import LeftOut
 from storage.shards import write_shard
 from storage.tokens import SPLITS, split_of
 from storage.workspace import Workspace
