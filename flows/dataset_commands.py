@@ -56,6 +56,9 @@ def dataset_plan(
     tokenizer: TokenizerOption = "char",
     limit_shards: LimitOption = None,
     workers: WorkersOption = None,
+    drop_near_duplicates: NearDuplicatesOption = None,
+    language: LanguageOption = None,
+    decontaminate: DecontaminateOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -63,8 +66,16 @@ def dataset_plan(
     """Say what a build would take, from the indexes of the xz files, before any work."""
     from tasks.corpora import CorpusConfig
     from tasks.plan import plan_dataset
+    from tasks.quality import QualityConfig
 
-    config = CorpusConfig(corpus=corpus, tokenizer=tokenizer, limit_shards=limit_shards, workers=workers)
+    quality = QualityConfig(
+        drop_near_duplicates=drop_near_duplicates,
+        languages=tuple(language or ()),
+        decontaminate=tuple(decontaminate or ()),
+    )
+    config = CorpusConfig(
+        corpus=corpus, tokenizer=tokenizer, limit_shards=limit_shards, workers=workers, quality=quality
+    )
     plan = plan_dataset(config, Workspace.at(workspace))
     table(
         f"To build {config.shown_corpus}",

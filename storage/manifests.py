@@ -11,7 +11,7 @@ from storage.blocks import FileFacts
 from storage.files import fingerprint
 from storage.tokens import SPLIT_RULE, SplitFacts, TokenDtype
 
-DATASET_FORMAT = 3  # of the manifest
+DATASET_FORMAT = 4  # of the manifest
 TOKEN_FILES_FORMAT = 1  # of what the digest is of: a new manifest alone makes no other data set
 DIGEST_CHARACTERS = 32  # 128 bits; MLflow takes at most 36
 

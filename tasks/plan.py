@@ -17,8 +17,12 @@ from tasks.workers import chosen_workers
 _STORED_SHARE = 0.9
 _TOKEN_BYTES_A_TEXT_BYTE = {"char": 2.0, "gpt2": 0.65}
 _TOKEN_BYTES_OF_OTHERS = 1.0
-_TEXT_BYTES_A_SECOND = {"char": 25_000_000, "gpt2": 24_000_000}
-_TEXT_BYTES_A_SECOND_OF_OTHERS = 20_000_000
+_TEXT_BYTES_A_SECOND = {"char": 40_000_000, "gpt2": 33_000_000}
+_TEXT_BYTES_A_SECOND_OF_OTHERS = 28_000_000
+# What quality steps look for, while it is looked for: hashes of documents and of their words, and words of those that meet others.
+_EXAMINED_SHARE = 0.1
+_WORDS_EXAMINED_A_SECOND = 16_000_000  # bytes of text
+_LANGUAGES_EXAMINED_A_SECOND = 10_000_000
 _USUAL_EXPANSION = 10  # text seldom shrinks more
 _SAMPLED_SHARDS = 16  # of remote ones: each costs some requests
 
@@ -59,8 +63,7 @@ def plan_dataset(config: CorpusConfig, workspace: Workspace) -> DatasetPlan:
         text_bytes=text,
         disk_bytes_needed=int(download + _disk_bytes(config, text)),
         disk_bytes_free=shutil.disk_usage(existing_folder(workspace.root)).free,
-        seconds_estimated=text
-        / (_TEXT_BYTES_A_SECOND.get(config.tokenizer, _TEXT_BYTES_A_SECOND_OF_OTHERS) * workers),
+        seconds_estimated=text * _seconds_a_byte(config) / workers,
         workers=workers,
     )
 
@@ -80,10 +83,21 @@ def refuse_full_disk(config: CorpusConfig, unread: Sequence[Shard], workspace: W
         )
 
 
+def _seconds_a_byte(config: CorpusConfig) -> float:
+    """Of text, by one worker."""
+    seconds = 1 / _TEXT_BYTES_A_SECOND.get(config.tokenizer, _TEXT_BYTES_A_SECOND_OF_OTHERS)
+    if config.quality.looks_at_words:
+        seconds += 1 / _WORDS_EXAMINED_A_SECOND
+    if config.quality.languages:
+        seconds += 1 / _LANGUAGES_EXAMINED_A_SECOND
+    return seconds
+
+
 def _disk_bytes(config: CorpusConfig, content_bytes: int) -> int:
-    """Stored text and token files."""
+    """Stored text, token files, and what quality steps need beside them."""
     tokens = _TOKEN_BYTES_A_TEXT_BYTE.get(config.tokenizer, _TOKEN_BYTES_OF_OTHERS)
-    return int(content_bytes * (_STORED_SHARE + tokens))
+    examined = _EXAMINED_SHARE if config.quality.is_on else 0.0
+    return int(content_bytes * (_STORED_SHARE + tokens + examined))
 
 
 def _content_bytes(shards: Sequence[Shard], size_of: Callable[[Shard], int]) -> int:

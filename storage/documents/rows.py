@@ -27,7 +27,9 @@ from storage.documents.parts import StoredBatch
 
 Split = Literal["train", "val"]
 
-_ROWS_A_GROUP = 65_536
+_ROWS_A_GROUP = (
+    16_384  # of documents.parquet, by which its rows are found; so many are in memory several times
+)
 _READ_ROWS = 1024  # at a time, where few are wanted
 
 #: One row a document of a finished data set, in corpus order: where it came from and which tokens are its own.

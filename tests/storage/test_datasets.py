@@ -483,8 +483,8 @@ def test_checksums_of_blocks_that_are_too_few_are_no_crash(dataset: Dataset) -> 
         "null",
         "3",
         "{}",
-        '{"format_version": 3}',
-        '{"format_version": 3, "files": [], "train": {}}',
+        '{"format_version": 4}',
+        '{"format_version": 4, "files": [], "train": {}}',
         "[" * 100_000,
     ],
 )
@@ -517,9 +517,9 @@ def test_bytes_that_are_not_text_are_no_manifest(dataset: Dataset) -> None:
 
 def test_another_format_and_an_unfinished_folder_are_refused(dataset: Dataset) -> None:
     path = dataset.path / "manifest.json"
-    for version in (1, 2, 99):
+    for version in (1, 3, 99):
         path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": version}))
-        with pytest.raises(DatasetError, match=f"format {version} is not 3; build it again"):
+        with pytest.raises(DatasetError, match=f"format {version} is not 4; build it again"):
             read_dataset(dataset.path)
     path.unlink()
     for place in (dataset.path, dataset.path / "nowhere", dataset.path / "train.bin"):

@@ -3,6 +3,7 @@
 import hashlib
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from storage.workspace import Workspace
 from tasks.corpora import CorpusConfig
 from tasks.look import difference, sample_documents, trace_document, trace_token
 from tasks.plan import plan_dataset, refuse_full_disk
+from tasks.quality import QualityConfig
 
 
 def test_every_edge_of_every_document_leads_back_to_it(dataset: Dataset, tiny_corpus: Path) -> None:
@@ -112,6 +114,23 @@ def test_a_plan_knows_the_text_and_what_the_disk_must_hold(tiny_corpus: Path, wo
     assert text_bytes < plan.text_bytes
     assert plan.disk_bytes_needed > sum(
         facts.bytes for name, facts in dataset.manifest.files.items() if name.endswith(".bin")
+    )
+
+
+def test_a_plan_knows_what_quality_steps_cost(tiny_corpus: Path, workspace: Workspace) -> None:
+    config = CorpusConfig(corpus=str(tiny_corpus))
+    plain, local, words, both = (
+        plan_dataset(replace(config, quality=QualityConfig(**settings)), workspace)  # type: ignore[arg-type]
+        for settings in (
+            {},
+            {"minimum_characters": 10},
+            {"drop_near_duplicates": 0.8},
+            {"drop_near_duplicates": 0.8, "languages": ("en",)},
+        )
+    )
+    assert plain.disk_bytes_needed < local.disk_bytes_needed == words.disk_bytes_needed
+    assert (
+        plain.seconds_estimated == local.seconds_estimated < words.seconds_estimated < both.seconds_estimated
     )
 
 
