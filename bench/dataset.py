@@ -5,7 +5,7 @@ characters, a cold build with GPT-2's tokenizer, the same corpus with the other 
 more with nothing to do. Medians, and ratios within the same repeat, since machines change from minute to minute.
 
 Engine time: plain functions, the workers' start included, no orchestrator. `--rates` also measures tokens a second on one
-core against tiktoken and tokenizers, on the same documents.
+core against tiktoken and tokenizers, on the same documents, and of characters by numpy and by the compiled loops.
 """
 
 import argparse
@@ -23,6 +23,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from model import compiled
+from model.tokenizer import CharacterCounts, CharTokenizer
 from storage.forms import Reading, read_batches
 from storage.shards import Shard, find_shards
 from storage.workspace import Workspace
@@ -131,7 +133,27 @@ def rates(shards: list[Shard]) -> dict[str, float]:
         "tokenizers": timed(lambda: reference.encode_documents(few))[1] / size,
         "tiktoken": timed(lambda: [bpe.encode_ordinary(text.decode()) for text in few])[1] / size,
     }
+    seconds |= character_seconds(texts)
     return {f"{name}_mb_per_second": round(1e-6 / each, 1) for name, each in seconds.items()}
+
+
+def character_seconds(texts: list[bytes]) -> dict[str, float]:
+    """Seconds a byte to count characters and to encode them, shard by shard, as a worker does that has done it before: by
+    numpy, and by the compiled loops where they are there."""
+    shards = [texts[start : start + 400] for start in range(0, len(texts), 400)]
+    found, compiled_loops = dict[str, float](), compiled.loops
+    for name, loops in (("numpy", None), ("compiled", compiled_loops)):
+        compiled.loops = loops
+        counts = CharacterCounts()
+        for _ in range(2):
+            _, counting = timed(lambda own=counts: [own.update_utf8(b"".join(shard)) for shard in shards])
+        tokenizer = CharTokenizer.from_counts(counts)
+        for _ in range(2):
+            _, encoding = timed(lambda own=tokenizer: [own.encode_documents(shard) for shard in shards])
+        size = sum(map(len, texts))
+        found |= {f"count_{name}": counting / size, f"characters_{name}": encoding / size}
+    compiled.loops = compiled_loops
+    return found
 
 
 _GPT2_WORDS = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"""
