@@ -35,7 +35,7 @@ def dataset_list(
     """List the finished data sets, oldest first."""
     from storage.datasets import list_datasets
 
-    datasets = list_datasets(Workspace.at(workspace).datasets)
+    datasets, errors = list_datasets(Workspace.at(workspace).datasets)
     if not datasets:
         say(f"No data sets in {Workspace.at(workspace).datasets} yet; build one: brickroad dataset build")
     else:
@@ -45,6 +45,8 @@ def dataset_list(
             for d in datasets
         ]  # fmt: skip
         columns("Data sets", ["reference", "documents", "train", "val", "vocabulary", "made (UTC)"], rows)
+    for error in errors:
+        say(f"[yellow]Not listed:[/yellow] {words(str(error))}")
     return {
         "datasets": [
             {

@@ -60,9 +60,9 @@ def read_dataset(path: Path) -> Dataset:
         ) from None
 
 
-def list_datasets(folder: Path) -> list[Dataset]:
-    """All finished data sets, oldest first."""
-    return _by_age(_finished(folder))
+def list_datasets(folder: Path) -> tuple[list[Dataset], list[DatasetError]]:
+    """All finished data sets, oldest first; and why others cannot be read, which may be of another version."""
+    return _read(_finished(folder))
 
 
 def find_dataset(folder: Path, reference: str) -> Dataset:
@@ -77,7 +77,10 @@ def find_dataset(folder: Path, reference: str) -> Dataset:
         raise DatasetError(
             f"{reference}: no such data set in {folder} (there: {names}); see: brickroad dataset list"
         )
-    return _by_age(found)[-1]
+    datasets, errors = _read(found)
+    if not datasets:
+        raise errors[0]
+    return datasets[-1]
 
 
 def find_by_fingerprint(folder: Path, name: str, inputs_fingerprint: str) -> Dataset | None:
@@ -133,11 +136,15 @@ def _finished(folder: Path) -> list[Path]:
     return [path.parent for path in manifests if not path.parent.name.startswith(".")]
 
 
-def _by_age(paths: list[Path]) -> list[Dataset]:
-    found = [read_dataset(path) for path in paths]
-    return sorted(
-        found, key=lambda dataset: (str(dataset.manifest.build.get("created_at")), dataset.manifest.digest)
-    )
+def _read(paths: list[Path]) -> tuple[list[Dataset], list[DatasetError]]:
+    datasets, errors = list[Dataset](), list[DatasetError]()
+    for path in paths:
+        try:
+            datasets.append(read_dataset(path))
+        except DatasetError as error:
+            errors.append(error)
+    datasets.sort(key=lambda one: (str(one.manifest.build.get("created_at")), one.manifest.digest))
+    return datasets, errors
 
 
 def _has_all_files(dataset: Dataset) -> bool:

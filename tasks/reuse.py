@@ -31,7 +31,7 @@ def earlier_tokens(
     """The tokens of those parts, by number, that a data set below `folder` has; the newest of them first."""
     found: dict[int, TokenPart] = {}
     wanted = {number: part.path.stem for number, part in enumerate(parts) if not part.kept}
-    for dataset in reversed(list_datasets(folder)):
+    for dataset in reversed(list_datasets(folder)[0]):
         if not _serves(dataset, tokenizer, val_fraction):
             continue
         there = _token_parts(dataset)

@@ -256,7 +256,7 @@ def test_a_part_that_is_gone_is_an_error_that_names_it_and_publishes_nothing(tmp
         DatasetWriter(tmp_path / "datasets", "oz") as writer,
     ):
         join(writer, parts)
-    assert list_datasets(tmp_path / "datasets") == []
+    assert list_datasets(tmp_path / "datasets") == ([], [])
 
 
 LONG_TEXTS = [f"{number} " + "brick " * 4000 for number in range(12)]  # 48 kB of tokens each
@@ -307,7 +307,7 @@ def test_a_disk_that_fails_at_any_flush_publishes_nothing_or_all(
     with pytest.raises(OSError, match=f"No space left on device: .*{tmp_path}"):
         publish(tmp_path)
     monkeypatch.undo()
-    assert all(problems(found) == [] for found in list_datasets(tmp_path / "datasets"))
+    assert all(problems(found) == [] for found in list_datasets(tmp_path / "datasets")[0])
     assert not list((tmp_path / "datasets").rglob("*.partial"))
     again = publish(tmp_path)
     assert {name: sha256_file(again.path / name) for name in FILES} == {
@@ -361,7 +361,7 @@ def test_the_newest_of_a_name_is_meant(tmp_path: Path) -> None:
     publish(tmp_path, created="2025", fingerprint="new")
     old = publish(tmp_path, TEXTS[:50], created="2023", fingerprint="old")
     assert find_dataset(tmp_path / "datasets", "oz").manifest.fingerprint == "new"
-    assert [d.manifest.fingerprint for d in list_datasets(tmp_path / "datasets")] == ["old", "new"]
+    assert [d.manifest.fingerprint for d in list_datasets(tmp_path / "datasets")[0]] == ["old", "new"]
     assert find_dataset(tmp_path / "datasets", old.reference) == old
 
 
@@ -525,6 +525,19 @@ def test_another_format_and_an_unfinished_folder_are_refused(dataset: Dataset) -
     for place in (dataset.path, dataset.path / "nowhere", dataset.path / "train.bin"):
         with pytest.raises(DatasetError, match="no finished data set here"):
             read_dataset(place)
+
+
+def test_a_data_set_of_another_version_hides_no_other(dataset: Dataset) -> None:
+    folder, old = dataset.path.parents[1], dataset.path.with_name("0" * 32)
+    shutil.copytree(dataset.path, old)
+    path = old / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 3}))
+    datasets, errors = list_datasets(folder)
+    assert [one.path for one in datasets] == [dataset.path]
+    assert [str(error) for error in errors] == [f"{old}: format 3 is not 4; build it again"]
+    assert find_dataset(folder, dataset.manifest.name).path == dataset.path
+    with pytest.raises(DatasetError, match="format 3 is not 4"):
+        find_dataset(folder, f"{dataset.manifest.name}@{old.name}")
 
 
 def test_a_data_set_can_be_moved(dataset: Dataset, tmp_path: Path) -> None:
