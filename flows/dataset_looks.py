@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from flows.console import columns, command, printable, say, size, table, words
 from flows.options import (
@@ -46,7 +47,7 @@ def dataset_list(
         ]  # fmt: skip
         columns("Data sets", ["reference", "documents", "train", "val", "vocabulary", "made (UTC)"], rows)
     for error in errors:
-        say(f"[yellow]Not listed:[/yellow] {words(str(error))}")
+        say(f"[yellow]Not listed:[/yellow] {escape(str(error))}")
     return {
         "datasets": [
             {

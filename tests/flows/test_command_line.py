@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -84,6 +85,12 @@ def test_plan_list_show_verify_speak_json(tiny_corpus: Path, workspace: Workspac
     at = ("--workspace", workspace.root, "--json")
     listed = json.loads(brickroad("dataset", "list", *at, cwd=tmp_path).stdout)
     assert [one["digest"] for one in listed["datasets"]] == [dataset.manifest.digest]
+    old = dataset.path.with_name("0" * 32)
+    shutil.copytree(dataset.path, old)
+    (old / "manifest.json").write_text('{"format_version": 1}')
+    done = brickroad("dataset", "list", *at, cwd=tmp_path)
+    assert json.loads(done.stdout) == listed
+    assert "Not listed:" in done.stderr
     shown = json.loads(brickroad("dataset", "show", "tiny", *at, cwd=tmp_path).stdout)
     assert shown["digest"] == dataset.manifest.digest
     verified = json.loads(brickroad("dataset", "verify", dataset.reference, *at, cwd=tmp_path).stdout)
