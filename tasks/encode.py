@@ -119,8 +119,11 @@ def parts_to_encode(
     encoding: Encoding,
     place: Callable[[Split, int, int], FileRange],
 ) -> list[PartToEncode]:
-    """The parts of a data set, but those with an `earlier` number, of which tokens are there. Characters were counted when the text was stored, so that the number of their tokens is
-    known before: then their places are, by `place(split, start, bytes)`."""
+    """The parts of a data set, but those with an `earlier` number, of which tokens are there.
+
+    Characters were counted when the text was stored, so that the number of their tokens is known before: then their
+    places are, by `place(split, start, bytes)`.
+    """
     numbered = [PartToEncode(number=number, part=part) for number, part in enumerate(parts)]
     if encoding.tokenizer.encoder == "own":
         numbered = _placed(numbered, encoding, place)
