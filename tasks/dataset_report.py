@@ -53,7 +53,7 @@ class LeftOutStep:
 def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
     """Writes `report.html` into the folder of a data set, which need not be published yet; returns its path."""
     documents = dataset.path / "documents.parquet"
-    columns = document_columns(documents, ["sha256", "split", "text_bytes", "token_count"])
+    columns = document_columns(documents, ["hash", "split", "text_bytes", "token_count"])
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tasks", "templates"),
         autoescape=True,
@@ -197,10 +197,7 @@ def _left_out(dataset: Dataset) -> list[LeftOutStep]:
 
 def _repeated(documents: Path, columns: dict[str, Any]) -> list[dict[str, Any]]:
     """Documents that stand there more than once, by content."""
-    beginnings = columns["sha256"].view(np.uint64)[
-        ::4
-    ]  # 8 of 32 bytes tell them apart, and are sorted in a tenth of the time
-    _, first, counts = np.unique(beginnings, return_index=True, return_counts=True)
+    _, first, counts = np.unique(columns["hash"], return_index=True, return_counts=True)
     most = [index for index in np.lexsort((first, -counts))[:_REPEATED_SHOWN] if counts[index] > 1]
     numbers = sorted(first[most].tolist())
     rows = dict(zip(numbers, pick_document_rows(documents, numbers), strict=True))

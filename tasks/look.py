@@ -3,9 +3,11 @@
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from model.tokenizer import Tokenizer
 from storage.datasets import DROPPED_NAME, Dataset
@@ -139,12 +141,12 @@ def _origin(dataset: Dataset, tokenizer: Tokenizer, row: dict[str, Any], token: 
 def difference(before: Dataset, after: Dataset) -> Difference:
     """What came, went and changed from one data set to another."""
     old, new = ({source.name: source.sha256 for source in one.manifest.sources} for one in (before, after))
-    names = ["sha256", "split", "shard", "member"]
-    one, two = (document_columns(each.path / "documents.parquet", names) for each in (before, after))
-    came = ~np.isin(two["sha256"], one["sha256"])
-    went = ~np.isin(one["sha256"], two["sha256"])
-    in_val = np.isin(two["sha256"], one["sha256"][one["split"]]) & ~two["split"]
-    in_train = np.isin(two["sha256"], one["sha256"][~one["split"]]) & two["split"]
+    paths = [each.path / "documents.parquet" for each in (before, after)]
+    one, two = (document_columns(path, ["hash", "split"]) for path in paths)
+    came = ~np.isin(two["hash"], one["hash"])
+    went = ~np.isin(one["hash"], two["hash"])
+    in_val = np.isin(two["hash"], one["hash"][one["split"]]) & ~two["split"]
+    in_train = np.isin(two["hash"], one["hash"][~one["split"]]) & two["split"]
     settings = ("tokenizer_fingerprint", "vocabulary_size", "val_fraction", "split_rule", "dtype")
     pairs = {name: (getattr(before.manifest, name), getattr(after.manifest, name)) for name in settings}
     return Difference(
@@ -156,10 +158,12 @@ def difference(before: Dataset, after: Dataset) -> Difference:
         documents_came=int(came.sum()),
         documents_went=int(went.sum()),
         documents_moved=int((in_val | in_train).sum()),
-        came=_named(two, came),
-        went=_named(one, went),
+        came=_named(paths[1], came),
+        went=_named(paths[0], went),
     )
 
 
-def _named(columns: dict[str, Any], chosen: Any) -> list[str]:
-    return [f"{columns['shard'][row]} {columns['member'][row]}" for row in np.flatnonzero(chosen)[:_LISTED]]
+def _named(path: Path, chosen: npt.NDArray[np.bool_]) -> list[str]:
+    """The first of these documents, by shard and member."""
+    rows = pick_document_rows(path, np.flatnonzero(chosen)[:_LISTED].tolist())
+    return [f"{row['shard']} {row['member']}" for row in rows]
