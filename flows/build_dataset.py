@@ -69,7 +69,6 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
                 "another build of this workspace has ended; what it made is there to be used"
             )
         clock = Stages()
-        begin_making(config.tokenizer)
         shards = locate_shards_task(config, place)
         config = decided(config, shards, place)
         material = gather(config, _ingest(config, place, workers, shards))
@@ -106,6 +105,8 @@ def _ingest(config: CorpusConfig, place: Workspace, workers: Workers, shards: li
     """Every shard's text, stored; or why it cannot be trusted, or did not come."""
     recalled = recall(shards, place.documents, config.reading)
     refuse_full_disk(config, recalled.unknown, place)
+    if recalled.unknown:
+        begin_making(config.tokenizer)
     settings = {
         "folder": place.documents,
         "reading": config.reading,

@@ -37,10 +37,7 @@ from flows.options import (
     size_in_bytes,
 )
 from flows.prefect_server import prefect_ready
-from flows.summaries import (
-    at,
-    show_built,
-)
+from flows.summaries import at, show_built
 from storage.network import kept_aside
 from storage.workspace import Workspace
 

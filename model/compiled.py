@@ -6,7 +6,7 @@ time that it takes: `tokenizer.py` says the same in numpy.
 
 import ctypes
 import importlib.util
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,26 +20,9 @@ _ENCODERS = {
 }
 
 
-class CharacterLoops(Protocol):
-    """What `characters.c` can do."""
+class CharacterLoops:
+    """What `characters.c` can do, from the library at `path`. OSError, ValueError or AttributeError if it is not that."""
 
-    def count(self, utf8: bytes, counts: npt.NDArray[np.int64]) -> int:
-        """Adds the characters of a text to `counts`, by code point.
-
-        Returns how many bytes were counted: fewer than there are if the next character is beyond `counts`, or none.
-        """
-
-    def encode(
-        self, utf8: bytes, texts: int, known: Ids, first_byte: int, end_of_text: int
-    ) -> tuple[Ids, npt.NDArray[np.int64]]:
-        """(ids, counts) of so many texts, each ended by 0xFF, as `Tokenizer.encode_documents` says.
-
-        `known` are ids by code point, its last one that of all code points beyond; a character with the id `first_byte` is
-        spelt in bytes. ValueError if the texts are not so many, or not UTF-8.
-        """
-
-
-class Library:
     def __init__(self, path: str) -> None:
         library = ctypes.CDLL(path)  # which lets other threads run while it works
         if ctypes.c_int32.in_dll(library, "brickroad_interface").value != _INTERFACE:
@@ -54,12 +37,21 @@ class Library:
             encode.restype = size
 
     def count(self, utf8: bytes, counts: npt.NDArray[np.int64]) -> int:
+        """Adds the characters of a text to `counts`, by code point.
+
+        Returns how many bytes were counted: fewer than there are if the next character is beyond `counts`, or none.
+        """
         assert counts.dtype == np.int64 and counts.flags.c_contiguous, "as the loop reads it"
         return int(self._count(utf8, len(utf8), counts.ctypes.data, len(counts)))
 
     def encode(
         self, utf8: bytes, texts: int, known: Ids, first_byte: int, end_of_text: int
     ) -> tuple[Ids, npt.NDArray[np.int64]]:
+        """(ids, counts) of so many texts, each ended by 0xFF, as `Tokenizer.encode_documents` says.
+
+        `known` are ids by code point, its last one that of all code points beyond; a character with the id `first_byte` is
+        spelt in bytes. ValueError if the texts are not so many, or not UTF-8.
+        """
         assert known.flags.c_contiguous and len(known), "as the loop reads it"
         ids, ends = (
             np.empty(len(utf8), known.dtype),
@@ -77,7 +69,7 @@ def _load() -> CharacterLoops | None:
     if not built or not built.origin:
         return None
     try:
-        return Library(built.origin)
+        return CharacterLoops(built.origin)
     except (OSError, ValueError, AttributeError):  # of another machine, or another version
         return None
 

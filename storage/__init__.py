@@ -15,7 +15,9 @@ tokens        the token files of one part, then of the whole data set           
 blocks        large files, put together and checked block by block, by any number of processes  Block
   |
   v
-datasets      train.bin, val.bin, tokenizer.json, documents.parquet, manifest.json          Dataset, Manifest
+dataset_writer  parts become a data set, which gets its name last                            DatasetWriter
+manifests     what a data set says of itself                                                Manifest
+datasets      train.bin, val.bin, tokenizer.json, documents.parquet, manifest.json          Dataset
 exports       the same for other programs
 checkpoints   weights, optimizer and facts of a training step                               Checkpoint
 

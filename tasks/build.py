@@ -47,11 +47,12 @@ def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Datas
         MemoryWatch(workers.process_ids) as memory,
     ):
         clock = Stages()
-        begin_making(config.tokenizer)
         shards = locate_shards(config, workspace)
         config = decided(config, shards, workspace)
         recalled = recall(shards, workspace.documents, config.reading)
         refuse_full_disk(config, recalled.unknown, workspace)
+        if recalled.unknown:
+            begin_making(config.tokenizer)
         read = partial(
             ingest,
             folder=workspace.documents,
@@ -104,16 +105,17 @@ def _encoded(
 
 
 def in_groups(
-    function: Callable[[list[Any]], list[Any]], items: Sequence[Any], workers: Workers
+    function: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any], workers: Workers
 ) -> Generator[Any, None, None]:
     """The results for each item, in order: for some neighbours at a time, and as many times as there are workers.
 
     Closed before its end, it returns when nothing is being done any more.
     """
-    groups = [list(group) for group in groups_of(items, workers.count)]
     with (
         ThreadPoolExecutor(workers.count) as threads,
-        contextlib.closing(threads.map(function, groups)) as results,  # what has not begun is cancelled
+        contextlib.closing(
+            threads.map(function, groups_of(items, workers.count))
+        ) as results,  # what has not begun is cancelled
     ):
         for result in results:
             yield from result

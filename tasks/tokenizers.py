@@ -220,7 +220,7 @@ class TokenizerFile:
         else:
             tokenizer = load_tokenizer(text)
             vocabulary_size, end_of_text = tokenizer.vocabulary_size, tokenizer.end_of_text
-            encoder = "own" if isinstance(tokenizer, CharTokenizer) else _fastest(text)
+            encoder = "own" if isinstance(tokenizer, CharTokenizer) else _fastest(fields)
         return cls(
             path=path,
             fingerprint=identity,
@@ -234,10 +234,10 @@ class TokenizerFile:
         return self.path.read_text(encoding="utf-8")
 
 
-def _fastest(text: str) -> Encoder:
+def _fastest(fields: dict[str, Any]) -> Encoder:
     """gigatoken, if it takes this kind of tokenizer at all."""
     try:
-        _gigatoken(_without_special_tokens(json.loads(text)))
+        _gigatoken(_without_special_tokens(fields))
     except EncoderDiffers:
         return "tokenizers"
     return "gigatoken"

@@ -27,9 +27,8 @@ from storage.documents.parts import StoredBatch
 
 Split = Literal["train", "val"]
 
-_ROWS_A_GROUP = (
-    16_384  # of documents.parquet, by which its rows are found; so many are in memory several times
-)
+# Of documents.parquet, by which its rows are found; so many are in memory several times.
+_ROWS_A_GROUP = 16_384
 _READ_ROWS = 1024  # at a time, where few are wanted
 
 #: One row a document of a finished data set, in corpus order: where it came from and which tokens are its own.

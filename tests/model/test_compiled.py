@@ -113,4 +113,4 @@ def test_a_library_of_another_version_is_not_used(tmp_path: Path) -> None:
     library = tmp_path / "other.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "other.c"], check=True)
     with pytest.raises(OSError, match="another version"):
-        compiled.Library(str(library))
+        compiled.CharacterLoops(str(library))
