@@ -9,8 +9,8 @@ from flows.build_dataset import build_dataset
 from flows.train_model import TrainedAndEvaluated, train_model
 from storage.workspace import Workspace
 from tasks.artifacts import show_version
+from tasks.build import BuiltDataset
 from tasks.corpora import CorpusConfig
-from tasks.dataset import BuiltDataset
 from tasks.registry import FoundModel, ModelVersion, register_task
 from tasks.tracking import Tracker
 from tasks.training import TrainingRequest

@@ -11,7 +11,7 @@ from flows.console import printable, say, size, table, words
 
 if TYPE_CHECKING:  # heavy imports, and whoever has one of these has made them
     from storage.datasets import Dataset
-    from tasks.dataset import BuiltDataset
+    from tasks.build import BuiltDataset
     from tasks.dropped import DroppedDocument
     from tasks.evaluation import Evaluation
     from tasks.look import Origin

@@ -7,7 +7,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.context import FlowRunContext
 
 if TYPE_CHECKING:  # torch and MLflow come with these: a build of a data set needs neither
-    from tasks.dataset import BuiltDataset
+    from tasks.build import BuiltDataset
     from tasks.evaluation import Evaluation
     from tasks.registry import ModelVersion
     from tasks.training import TrainedModel

@@ -1,14 +1,21 @@
-"""A data set by plain functions, in the steps that the flow takes by tasks: for notebooks, tests and measurements."""
+"""A build: from a corpus to a finished data set, in steps, each of which first asks what is done already.
+
+Who runs the steps is the caller's choice: `build` does it plainly, for notebooks, tests and measurements; the flow makes
+tasks of them, which a person can watch.
+"""
 
 import contextlib
 import logging
-from collections.abc import Callable, Generator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 from storage.dataset_writer import DatasetWriter
 from storage.datasets import Dataset, find_by_fingerprint
+from storage.shards import Shard
 from storage.workspace import Workspace
 from tasks.corpora import CorpusConfig, decided, locate_shards
 from tasks.dataset import (
@@ -35,87 +42,187 @@ from tasks.reuse import earlier_tokens, in_order
 from tasks.tokenizers import EncoderDiffers, begin_making
 from tasks.workers import Workers
 
-_log = logging.getLogger("brickroad.dataset")
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Steps(Protocol):
+    """Who runs the steps of a build, and tells what happens."""
+
+    @property
+    def log(self) -> "logging.Logger | logging.LoggerAdapter[Any]":
+        """Where to say what a person should know."""
+
+    def one(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What a step comes to."""
+
+    def many(
+        self,
+        step: Callable[..., Sequence[R]],
+        groups: Iterable[Sequence[Any]],
+        *,
+        total: int,
+        workers: Workers,
+        **settings: Any,
+    ) -> Iterator[R]:
+        """What a step comes to for each of `total` items: `step(group, workers=…, **settings)`, some groups side by side.
+
+        The results come in the order of the items, each as soon as all before it are there. Closed before its end, it
+        returns when nothing is being done any more.
+        """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltDataset:
+    """What a build came to. Parts are shards: `built_parts` were read now, `reused_parts` were there."""
+
+    dataset: Dataset
+    reused_parts: int
+    built_parts: int
+    seconds: float
+    peak_rss_bytes: int
+
+
+class PlainSteps:
+    """Steps as they are: function calls, and threads for what goes side by side."""
+
+    log = logging.getLogger("brickroad.dataset")
+
+    def one(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What a step comes to."""
+        return step(*args, **kwargs)
+
+    def many(
+        self,
+        step: Callable[..., Sequence[R]],
+        groups: Iterable[Sequence[Any]],
+        *,
+        total: int,
+        workers: Workers,
+        **settings: Any,
+    ) -> Iterator[R]:
+        """As `Steps` says."""
+        with (
+            ThreadPoolExecutor(workers.count) as threads,
+            contextlib.closing(
+                threads.map(partial(step, workers=workers, **settings), groups)
+            ) as results,  # what has not begun is cancelled
+        ):
+            for result in results:
+                yield from result
 
 
 def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Dataset:
     """Corpus to token files; what is there already is not done again."""
+    return build_in_steps(config, workspace, PlainSteps(), lambda: contextlib.nullcontext(workers)).dataset
+
+
+def build_in_steps(
+    config: CorpusConfig,
+    workspace: Workspace,
+    steps: Steps,
+    start_workers: Callable[[], contextlib.AbstractContextManager[Workers]],
+) -> BuiltDataset:
+    """Corpus to token files by whoever runs the `steps`, one build of a workspace at a time."""
+    began = time.monotonic()
     with (
-        workspace.lock("build"),
+        workspace.lock("build") as has_waited,
         swept(workspace),
         frozen_heap(),
+        start_workers() as workers,
         MemoryWatch(workers.process_ids) as memory,
     ):
+        if has_waited:
+            steps.log.info("another build of this workspace has ended; what it made is there to be used")
         clock = Stages()
-        shards = locate_shards(config, workspace)
+        shards = steps.one(locate_shards, config, workspace)
         config = decided(config, shards, workspace)
-        recalled = recall(shards, workspace.documents, config.reading)
-        refuse_full_disk(config, recalled.unknown, workspace)
-        if recalled.unknown:
-            begin_making(config.tokenizer)
-        read = partial(
+        material = gather(config, _ingest(config, workspace, shards, workers, steps))
+        clock.ended("ingest")
+        dataset = find_by_fingerprint(workspace.datasets, config.chosen_name, material.fingerprint)
+        if not dataset:
+            if config.quality.is_on:
+                material = _leave_out(config, workspace, material, workers, steps)
+                clock.ended("quality")
+            making = partial(_encode, config, workspace, material, clock, memory, steps)
+            try:
+                dataset = making(workers)
+            except EncoderDiffers as error:
+                steps.log.warning("%s; the reference encodes, more slowly", error)
+                with start_workers() as others:
+                    dataset = making(others, use_reference=True)
+    reused = sum(shard.reused for shard in material.shards)
+    return BuiltDataset(
+        dataset=dataset,
+        reused_parts=reused,
+        built_parts=len(material.shards) - reused,
+        seconds=time.monotonic() - began,
+        peak_rss_bytes=memory.peak_bytes,
+    )
+
+
+def _ingest(
+    config: CorpusConfig, workspace: Workspace, shards: Sequence[Shard], workers: Workers, steps: Steps
+) -> list[Any]:
+    """Every shard's text, stored; or why it cannot be trusted, or did not come."""
+    recalled = recall(shards, workspace.documents, config.reading)
+    unknown = recalled.unknown
+    refuse_full_disk(config, unknown, workspace)
+    if unknown:
+        begin_making(config.tokenizer)
+    results = list(
+        steps.many(
             ingest,
+            groups_of(unknown, len(unknown), workers.count),
+            total=len(unknown),
+            workers=workers,
             folder=workspace.documents,
             reading=config.reading,
             val_fraction=config.chosen_val_fraction,
-            workers=workers,
             limit_shards=config.limit_shards,
         )
-        results = list(in_groups(read, recalled.unknown, workers))
-        remember(recalled, results, workspace.documents, config.reading, config.limit_shards)
-        material = gather(config, [*recalled.known, *results])
-        clock.ended("ingest")
-        if found := find_by_fingerprint(workspace.datasets, config.chosen_name, material.fingerprint):
-            return found
-        if config.quality.is_on:
-            look = partial(examine, examination=examination(config, workspace), workers=workers)
-            examined = list(in_groups(look, list(enumerate(material.parts)), workers))
-            material = leave_out(config, material, examined, workers)
-            clock.ended("quality")
-        try:
-            return _encoded(config, workspace, material, workers, clock, memory)
-        except EncoderDiffers as error:
-            _log.warning("%s; the reference encodes, more slowly", error)
-            return _encoded(config, workspace, material, workers, clock, memory, use_reference=True)
+    )
+    remember(recalled, results, workspace.documents, config.reading, config.limit_shards)
+    return [*recalled.known, *results]
 
 
-def _encoded(
+def _leave_out(
+    config: CorpusConfig, workspace: Workspace, material: Material, workers: Workers, steps: Steps
+) -> Material:
+    """The material without the documents that quality steps drop: each is examined by itself, then all are compared."""
+    total = len(material.parts)
+    groups = groups_of(enumerate(material.parts), total, workers.count)
+    look = examination(config, workspace)
+    examined = list(steps.many(examine, groups, total=total, workers=workers, examination=look))
+    return steps.one(leave_out, config, material, examined, workers)
+
+
+def _encode(
     config: CorpusConfig,
     workspace: Workspace,
     material: Material,
-    workers: Workers,
     clock: Stages,
     memory: MemoryWatch,
+    steps: Steps,
+    workers: Workers,
     *,
     use_reference: bool = False,
 ) -> Dataset:
-    parts = material.parts
-    counts = count_parts(parts, config.chosen_val_fraction, workers)
-    tokenizer = learn_tokenizer(config, parts, counts, workspace.tokens, workers, use_reference=use_reference)
+    """Stored text to a finished data set: learn the tokenizer, encode part by part, join in corpus order."""
+    parts, fraction = material.parts, config.chosen_val_fraction
+    counts = steps.one(count_parts, parts, fraction, workers)
+    tokenizer = steps.one(
+        learn_tokenizer, config, parts, counts, workspace.tokens, workers, use_reference=use_reference
+    )
     clock.ended("learn")
     settings = encoding(config, workspace, tokenizer)
-    earlier = earlier_tokens(parts, tokenizer, settings.val_fraction, workspace.datasets, workers)
+    earlier = steps.one(earlier_tokens, parts, tokenizer, fraction, workspace.datasets, workers)
     with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
-        to_encode = parts_to_encode(parts, earlier, settings, writer.place)
-        write = partial(encode, encoding=settings, workers=workers)
-        with contextlib.closing(in_groups(write, to_encode, workers)) as fresh:
-            encoded = checked(in_order(len(parts), earlier, fresh), to_encode, settings, workers)
-            described = join(config, writer, material, tokenizer, encoded, workers, clock, memory)
-        return publish(writer, described, counts.all)
-
-
-def in_groups(
-    function: Callable[[Sequence[Any]], Sequence[Any]], items: Sequence[Any], workers: Workers
-) -> Generator[Any, None, None]:
-    """The results for each item, in order: for some neighbours at a time, and as many times as there are workers.
-
-    Closed before its end, it returns when nothing is being done any more.
-    """
-    with (
-        ThreadPoolExecutor(workers.count) as threads,
-        contextlib.closing(
-            threads.map(function, groups_of(items, workers.count))
-        ) as results,  # what has not begun is cancelled
-    ):
-        for result in results:
-            yield from result
+        total = len(parts) - len(earlier)
+        groups = groups_of(parts_to_encode(parts, earlier, settings, writer.place), total, workers.count)
+        fresh = steps.many(encode, groups, total=total, workers=workers, encoding=settings)
+        with contextlib.closing(fresh):
+            new = [part for number, part in enumerate(parts) if number not in earlier]
+            encoded = checked(in_order(len(parts), earlier, fresh), new, settings, workers)
+            described = steps.one(join, config, writer, material, tokenizer, encoded, workers, clock, memory)
+        return steps.one(publish, writer, described, counts.all)

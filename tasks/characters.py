@@ -28,10 +28,13 @@ class PartCharacters:
 
     def to_json(self, val_fraction: float) -> dict[str, Any]:
         """As it is noted beside the text, with the fraction that decided the split."""
+        # Of a shard with more than 4 billion of one character the numbers are wider.
+        dtype = "<u4" if int(self.all.max(initial=0)) < 1 << 32 else "<i8"
         return {
             "val_fraction": val_fraction,
-            "all": _packed(self.all),
-            "val": _packed(self.val),
+            "dtype": dtype,
+            "all": _packed(self.all, dtype),
+            "val": _packed(self.val, dtype),
             "val_documents": self.val_documents,
         }
 
@@ -44,8 +47,8 @@ class PartCharacters:
         if noted["val_fraction"] != val_fraction:
             return None
         return cls(
-            all=_unpacked(noted["all"]),
-            val=_unpacked(noted["val"]),
+            all=_unpacked(noted["all"], noted["dtype"]),
+            val=_unpacked(noted["val"], noted["dtype"]),
             documents=part.documents,
             val_documents=noted["val_documents"],
         )
@@ -101,10 +104,10 @@ def count_part(part: DocumentPart, val_fraction: float) -> PartCharacters:
     return counts.as_part()
 
 
-def _packed(pairs: Pairs) -> str:
+def _packed(pairs: Pairs, dtype: str) -> str:
     """Counts as text that is read back a hundred times as fast as numbers in JSON: twenty thousand shards have some."""
-    return base64.b64encode(pairs.astype("<i8").tobytes()).decode()
+    return base64.b64encode(pairs.astype(dtype).tobytes()).decode()
 
 
-def _unpacked(text: str) -> Pairs:
-    return np.frombuffer(base64.b64decode(text), "<i8").reshape(-1, 2)
+def _unpacked(text: str, dtype: str) -> Pairs:
+    return np.frombuffer(base64.b64decode(text), dtype).reshape(-1, 2).astype(np.int64)

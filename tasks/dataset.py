@@ -25,21 +25,18 @@ from storage.network import is_remote, shown
 from storage.tokens import SPLIT_RULE, TokenPart, token_dtype
 from storage.workspace import Workspace
 from tasks.characters import PartCharacters, SplitCounts, count_part
-from tasks.corpora import CATALOGUE, CorpusConfig, locate_shards, refuse_incomplete
+from tasks.corpora import CATALOGUE, CorpusConfig, refuse_incomplete
 from tasks.dataset_report import write_report
 from tasks.dropped import Dropped, choose_dropped
-from tasks.encode import Encoding, encode, sample_part
-from tasks.engine import can_heal, road_task
-from tasks.examine import Examination, examine, prepare_examination
+from tasks.encode import Encoding, sample_part
+from tasks.examine import Examination, prepare_examination
 from tasks.ingest import (
     IngestedShard,
     RefusedShard,
     UnreachedShard,
-    ingest,
     refuse_bad_shards,
 )
 from tasks.memory import MemoryWatch
-from tasks.reuse import earlier_tokens
 from tasks.tokenizers import (
     TokenizerFile,
     bpe_size,
@@ -60,22 +57,17 @@ SAMPLED_BYTES = 32 << 20  # of text, to learn byte-pair merges from
 _SAMPLED_ONE_IN = 10  # at least, of the documents of each shard that is looked at
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BuiltDataset:
-    """What a build came to. Parts are shards: `built_parts` were read now, `reused_parts` were there."""
+def groups_of(items: Iterable[T], count: int, workers: int) -> Iterator[list[T]]:
+    """`count` neighbouring items in groups, one a task run, each taken from `items` when it is asked for.
 
-    dataset: Dataset
-    reused_parts: int
-    built_parts: int
-    seconds: float
-    peak_rss_bytes: int
-
-
-def groups_of(items: Sequence[T], workers: int) -> list[Sequence[T]]:
-    """Neighbouring items in groups, one a task run: few enough to record, and ever smaller, so that all workers end together."""
-    count = min(len(items), workers * _GROUPS_A_WORKER, MAXIMUM_GROUPS)
-    ends = [_share_done(number, count, len(items)) for number in range(count + 1)]
-    return [items[start:end] for start, end in itertools.pairwise(ends) if start < end]
+    They are few enough to record, and get ever smaller, so that all workers end together.
+    """
+    groups = min(count, workers * _GROUPS_A_WORKER, MAXIMUM_GROUPS)
+    ends = [_share_done(number, groups, count) for number in range(groups + 1)]
+    rest = iter(items)
+    for start, end in itertools.pairwise(ends):
+        if start < end:
+            yield list(itertools.islice(rest, end - start))
 
 
 def _share_done(groups: int, of_groups: int, items: int) -> int:
@@ -352,17 +344,3 @@ def _source(item: IngestedShard, part: TokenPart) -> Source:
 def _normalisation(ingested: Sequence[IngestedShard]) -> dict[str, int]:
     fields = ("byte_order_marks", "crlf_line_ends", "invalid_utf8_documents", "normalised_documents")
     return {field: sum(getattr(item.part, field) for item in ingested) for field in fields}
-
-
-locate_shards_task = road_task(
-    "locate shards", retries=2, retry_delay_seconds=5, retry_condition_fn=can_heal
-)(locate_shards)
-ingest_task = road_task("ingest shards", tags=["xz"])(ingest)
-count_task = road_task("count characters")(count_parts)
-learn_tokenizer_task = road_task("learn tokenizer")(learn_tokenizer)
-examine_task = road_task("examine documents")(examine)
-leave_out_task = road_task("leave documents out")(leave_out)
-earlier_tokens_task = road_task("find earlier tokens")(earlier_tokens)
-encode_task = road_task("encode shards")(encode)
-join_task = road_task("join data set")(join)
-publish_task = road_task("publish data set")(publish)

@@ -4,7 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from tasks.tokenizers import FastEncoder, LibraryTokenizer, TokenizerFile, check
 from tasks.workers import Workers
 
 _CHECKED_ONE_IN = 8  # parts
-_AT_ONCE = 4  # parts, in one call of a worker: one of characters takes no longer than to ask for it
+_AT_ONCE = 16  # parts, in one call of a worker: four of characters take no longer than to ask for them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,13 +79,13 @@ def _encode_part(each: PartToEncode, encoding: Encoding, resident_limit_bytes: i
 
 
 def checked(
-    encoded: Iterator[TokenPart], parts: Sequence[PartToEncode], encoding: Encoding, workers: Workers
+    encoded: Iterator[TokenPart], parts: Sequence[DocumentPart], encoding: Encoding, workers: Workers
 ) -> Iterator[TokenPart]:
     """The same `encoded` parts, while one worker compares the fast encoder with the reference on documents of some `parts`.
 
     Raises EncoderDiffers as soon as that is known.
     """
-    some = [each.part for each in parts if each.part.documents]
+    some = [part for part in parts if part.documents]
     chosen = [part for part in some if int(part.shard_sha256[:8], 16) % _CHECKED_ONE_IN == 0] or some[:1]
     if encoding.tokenizer.encoder != "gigatoken" or not chosen:
         yield from encoded
@@ -118,38 +118,38 @@ def parts_to_encode(
     earlier: Collection[int],
     encoding: Encoding,
     place: Callable[[Split, int, int], FileRange],
-) -> list[PartToEncode]:
+) -> Iterator[PartToEncode]:
     """The parts of a data set, but those with an `earlier` number, of which tokens are there.
 
     Characters were counted when the text was stored, so that the number of their tokens is known before: then their
-    places are, by `place(split, start, bytes)`.
+    places are, by `place(split, start, bytes)`. After a part of which they are not known there is no place for any.
     """
-    numbered = [PartToEncode(number=number, part=part) for number, part in enumerate(parts)]
-    if encoding.tokenizer.encoder == "own":
-        numbered = _placed(numbered, encoding, place)
-    return [each for each in numbered if each.number not in earlier]
-
-
-def _placed(
-    numbered: list[PartToEncode], encoding: Encoding, place: Callable[[Split, int, int], FileRange]
-) -> list[PartToEncode]:
-    """The same parts with their places, if the characters of all are known."""
-    tokenizer = CharTokenizer.from_json(encoding.tokenizer.text())
+    own = encoding.tokenizer.encoder == "own"
+    tokenizer = CharTokenizer.from_json(encoding.tokenizer.text()) if own else None
     ends: dict[Split, int] = dict.fromkeys(SPLITS, 0)
-    placed = []
-    for each in numbered:
-        characters = PartCharacters.noted(each.part, encoding.val_fraction)
-        if characters is None:
-            return numbered
-        val = tokenizer.encoded_length(characters.val) + characters.val_documents
-        train = tokenizer.encoded_length(characters.all) + characters.documents - val
-        ranges = {}
-        for split, tokens in zip(SPLITS, (train, val), strict=True):
-            size = tokens * tokenizer.dtype.itemsize
-            ranges[split] = place(split, ends[split], size)
-            ends[split] += size
-        placed.append(replace(each, places=TokenPlaces(**ranges)))
-    return placed
+    for number, part in enumerate(parts):
+        places = None
+        sizes = _token_bytes(part, tokenizer, encoding.val_fraction) if tokenizer else None
+        if sizes:
+            ranges = {split: place(split, ends[split], sizes[split]) for split in SPLITS}
+            ends = {split: ends[split] + sizes[split] for split in SPLITS}
+            places = TokenPlaces(**ranges)
+        else:
+            tokenizer = None
+        if number not in earlier:
+            yield PartToEncode(number=number, part=part, places=places)
+
+
+def _token_bytes(
+    part: DocumentPart, tokenizer: CharTokenizer, val_fraction: float
+) -> dict[Split, int] | None:
+    """How many bytes the tokens of each split will take, if the characters of the part are known."""
+    characters = PartCharacters.noted(part, val_fraction)
+    if characters is None:
+        return None
+    val = tokenizer.encoded_length(characters.val) + characters.val_documents
+    both = tokenizer.encoded_length(characters.all) + characters.documents
+    return {"train": (both - val) * tokenizer.dtype.itemsize, "val": val * tokenizer.dtype.itemsize}
 
 
 def sample_part(part: DocumentPart, val_fraction: float, share: float) -> list[str]:

@@ -46,6 +46,7 @@ def in_order(count: int, earlier: dict[int, TokenPart], fresh: Iterator[TokenPar
     """All parts of a data set by number: those that are there, and the others as they are made."""
     for number in range(count):
         yield earlier[number] if number in earlier else next(fresh)
+    assert next(fresh, None) is None, "as many are fresh as are not there"
 
 
 def _serves(dataset: Dataset, tokenizer: TokenizerFile, val_fraction: float) -> bool:

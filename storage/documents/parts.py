@@ -28,7 +28,7 @@ from storage.documents.arrays import (
 from storage.errors import DatasetError
 from storage.files import Together, crc32, crc32_file, named_errors, sha256_text, write_pieces
 
-PART_FORMAT = 2
+PART_FORMAT = 3
 
 # LZ4 would take a quarter of the bytes away, and a fifth of the time that all of ingest takes: docs/decisions.md.
 _TEXT_COMPRESSION = "none"

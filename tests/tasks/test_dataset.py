@@ -173,7 +173,7 @@ def test_a_tolerated_shard_stands_in_the_manifest(tiny_corpus: Path, workspace: 
 @pytest.mark.parametrize("workers", [1, 2, 4, 64])
 @pytest.mark.parametrize("count", [0, 1, 7, 1000, 20_610])
 def test_groups_hold_every_item_once_in_order(workers: int, count: int) -> None:
-    groups = groups_of(range(count), workers)
+    groups = list(groups_of(range(count), count, workers))
     assert [item for group in groups for item in group] == list(range(count))
     assert len(groups) <= 200
     assert all(groups)

@@ -22,8 +22,9 @@ from storage.datasets import Dataset, find_dataset, read_dataset, verify_dataset
 from storage.files import sha256_file
 from storage.shards import write_shard
 from storage.workspace import Workspace
-from tasks.build import build, in_groups
+from tasks.build import PlainSteps, build
 from tasks.corpora import CorpusConfig
+from tasks.dataset import groups_of
 from tasks.quality import QualityConfig
 from tasks.workers import WorkerDied, Workers
 
@@ -232,13 +233,14 @@ def test_a_call_that_kills_every_worker_is_an_error_that_names_it() -> None:
 def test_a_build_that_fails_ends_what_it_has_begun_and_begins_nothing_more() -> None:
     begun: list[int] = []
 
-    def slow(group: list[int]) -> list[int]:
+    def slow(group: list[int], workers: Workers) -> list[int]:
         begun.append(group[0])
         time.sleep(0.05)
         return group
 
     with Workers(2) as workers:
-        results = in_groups(slow, range(800), workers)
+        groups = groups_of(range(800), 800, workers.count)
+        results = PlainSteps().many(slow, groups, total=800, workers=workers)
         assert next(results) == 0
         results.close()
         count = len(begun)
