@@ -22,6 +22,7 @@ TokenArray = npt.NDArray[np.integer[Any]]
 END_OF_TEXT: Final = "<|endoftext|>"
 _WHITE_SPACE: Final = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _WORDS_REMEMBERED: Final = 1 << 16
+_MAXIMUM_IDS: Final = 1 << 24
 
 
 def byte_level_json(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> str:
@@ -78,20 +79,26 @@ class BpeTokenizer:
         self._json = text
         self.end_of_text = end_of_text
         tokens = {token: number for token, number in vocabulary.items() if number != end_of_text}
-        characters = byte_characters()
-        if unknown := set("".join(tokens)).difference(characters):
+        characters, spelt = byte_characters(), "".join(tokens)
+        if unknown := set(spelt).difference(characters):
             raise ValueError(f"tokenizer: {min(unknown)!r} stands for no byte; it is not byte-level BPE")
-        byte_of = {ord(character): byte for byte, character in enumerate(characters)}
-        self._bytes_of_id = {
-            number: token.translate(byte_of).encode("latin-1") for token, number in tokens.items()
-        }
+        # All at once, since each character is one byte.
+        spelt_bytes = spelt.translate(
+            {ord(character): byte for byte, character in enumerate(characters)}
+        ).encode("latin-1")
+        ends = itertools.accumulate(map(len, tokens))
+        self.vocabulary_size = max([*tokens.values(), end_of_text]) + 1
+        if min(tokens.values(), default=0) < 0 or self.vocabulary_size > _MAXIMUM_IDS:
+            raise ValueError(f"tokenizer: ids must be from 0 to {_MAXIMUM_IDS - 1:,}")
+        self._bytes_of_id = [b""] * self.vocabulary_size
+        for (token, number), end in zip(tokens.items(), ends, strict=True):
+            self._bytes_of_id[number] = spelt_bytes[end - len(token) : end]
         self._merges = merges
-        self.vocabulary_size = max(*self._bytes_of_id, end_of_text) + 1
         self._ids_of_word = functools.lru_cache(_WORDS_REMEMBERED)(self._merged)
 
     @cached_property
     def _id_of_bytes(self) -> dict[bytes, int]:
-        ids = {token: number for number, token in self._bytes_of_id.items()}
+        ids = {token: number for number, token in enumerate(self._bytes_of_id) if token}
         if missing := [byte for byte in range(256) if bytes([byte]) not in ids]:
             raise ValueError(f"tokenizer: its vocabulary lacks byte {missing[0]}")
         return ids
@@ -169,7 +176,7 @@ class BpeTokenizer:
             raise ValueError(
                 f"ids to decode must be integers from 0 to {self.vocabulary_size - 1}; was another tokenizer meant?"
             )
-        utf8 = b"".join(self._bytes_of_id.get(number, b"") for number in sequence.tolist())
+        utf8 = b"".join(map(self._bytes_of_id.__getitem__, sequence.tolist()))
         try:
             return utf8.decode("utf-8", "surrogatepass")
         except UnicodeDecodeError:

@@ -91,7 +91,8 @@ def encoder_facts(tokenizer: "TokenizerFile") -> str:
 def begin_making(name: str) -> None:
     """Begins, beside what is done next, to make a tokenizer that needs no documents: later all workers would wait for it."""
     if name == "gpt2":
-        ThreadPoolExecutor(1).submit(gpt2_json)  # what goes wrong is told to who asks for it
+        # What goes wrong is told to who asks for it.
+        ThreadPoolExecutor(1).submit(lambda: _prepared(gpt2_json()))
 
 
 @functools.cache
@@ -197,55 +198,65 @@ class LibraryTokenizer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenizerFile:
-    """A tokenizer on disk, what a reader of token files needs to know of it, and which program is to encode with it."""
+    """A tokenizer on disk, what a reader of token files needs to know of it, and which program is to encode with it.
+
+    `plain_path` is what gigatoken reads: the same without special tokens, so that `<|endoftext|>` is text like any other.
+    `words_end_at_blanks` if no token reaches over the blank between two letters.
+    """
 
     path: Path
     fingerprint: str
     vocabulary_size: int
     end_of_text: int
     encoder: Encoder
+    plain_path: Path
+    words_end_at_blanks: bool
 
     @classmethod
     def write(cls, text: str, folder: Path) -> "TokenizerFile":
         """Writes a tokenizer's JSON below `folder`, and chooses the fastest encoder for it. ValueError if it cannot be used."""
         identity = hashlib.sha256(text.encode()).hexdigest()
-        path = folder / f"tokenizer-{identity[:16]}.json"
-        with atomic_file(path) as file:
-            file.write(text.encode())
-        fields = json.loads(text)
-        # What is asked for here can be read from GPT-2's kind directly, which is ten times as fast.
-        if is_gpt2_kind(fields):
-            vocabulary_size = len(fields["model"]["vocab"])
-            end_of_text, encoder = fields["added_tokens"][0]["id"], "gigatoken"
-        else:
-            tokenizer = load_tokenizer(text)
-            vocabulary_size, end_of_text = tokenizer.vocabulary_size, tokenizer.end_of_text
-            encoder = "own" if isinstance(tokenizer, CharTokenizer) else _fastest(fields)
-        return cls(
-            path=path,
-            fingerprint=identity,
-            vocabulary_size=vocabulary_size,
-            end_of_text=end_of_text,
-            encoder=encoder,
-        )
+        paths = {
+            "path": folder / f"tokenizer-{identity[:16]}.json",
+            "plain_path": folder / f"plain-{identity[:16]}.json",
+        }
+        plain, facts = _prepared(text)
+        for path, content in zip(paths.values(), (text, plain), strict=True):
+            if content:
+                with atomic_file(path) as file:
+                    file.write(content.encode())
+        return cls(**paths, **facts, fingerprint=identity)
 
     def text(self) -> str:
         """The text of the file."""
         return self.path.read_text(encoding="utf-8")
 
 
-def _fastest(fields: dict[str, Any]) -> Encoder:
+@functools.lru_cache(maxsize=1)
+def _prepared(text: str) -> tuple[str, dict[str, Any]]:
+    """Of a `tokenizer.json`: what gigatoken reads of it, if it is to encode, else nothing; and the facts of a TokenizerFile."""
+    fields = json.loads(text)
+    plain = json.dumps(fields | {"added_tokens": []}) if "model" in fields else ""
+    is_gpt2 = is_gpt2_kind(fields)
+    # What is asked for here can be read from GPT-2's kind directly, which is ten times as fast.
+    if is_gpt2:
+        vocabulary_size = len(fields["model"]["vocab"])
+        end_of_text, encoder = fields["added_tokens"][0]["id"], "gigatoken"
+    else:
+        tokenizer = load_tokenizer(text)
+        vocabulary_size, end_of_text = tokenizer.vocabulary_size, tokenizer.end_of_text
+        encoder = "own" if isinstance(tokenizer, CharTokenizer) else _fastest(plain)
+    facts = {"vocabulary_size": vocabulary_size, "end_of_text": end_of_text, "encoder": encoder}
+    return plain, facts | {"words_end_at_blanks": is_gpt2}
+
+
+def _fastest(plain: str) -> Encoder:
     """gigatoken, if it takes this kind of tokenizer at all."""
     try:
-        _gigatoken(_without_special_tokens(fields))
+        _gigatoken(plain)
     except EncoderDiffers:
         return "tokenizers"
     return "gigatoken"
-
-
-def _without_special_tokens(fields: dict[str, Any]) -> str:
-    """A `tokenizer.json` in which `<|endoftext|>` is text like any other."""
-    return json.dumps(fields | {"added_tokens": []})
 
 
 def _gigatoken(text: str) -> Any:
@@ -264,9 +275,8 @@ class FastEncoder:
     def __init__(self, tokenizer: TokenizerFile, resident_limit_bytes: int) -> None:
         self.end_of_text, self.vocabulary_size = tokenizer.end_of_text, tokenizer.vocabulary_size
         self._limit = resident_limit_bytes
-        fields = json.loads(tokenizer.text())
-        self._cuts_are_safe = is_gpt2_kind(fields)
-        self._json = _without_special_tokens(fields)
+        self._cuts_are_safe = tokenizer.words_end_at_blanks
+        self._json = tokenizer.plain_path.read_text(encoding="utf-8")
         self._program = _gigatoken(self._json)
         self._since_looked_bytes = 0
 
