@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -16,7 +16,7 @@ from tasks.artifacts import show_dataset
 from tasks.build import BuiltDataset, build_in_steps
 from tasks.corpora import CorpusConfig, locate_shards
 from tasks.dataset import count_parts, join, learn_tokenizer, leave_out, publish
-from tasks.encode import encode
+from tasks.encode import encode, encode_in_place
 from tasks.engine import can_heal, road_task
 from tasks.examine import examine
 from tasks.ingest import ingest
@@ -39,11 +39,17 @@ _TASKS: dict[Callable[..., Any], Task[..., Any]] = {
     learn_tokenizer: road_task("learn tokenizer")(learn_tokenizer),
     earlier_tokens: road_task("find earlier tokens")(earlier_tokens),
     encode: road_task("encode shards")(encode),
+    encode_in_place: road_task("encode blocks")(encode_in_place),
     join: road_task("join data set")(join),
     publish: road_task("publish data set")(publish),
 }
 #: What a bar says of the steps that go over all shards, and in which units it counts.
-_PROGRESS = {ingest: ("ingest", "files"), examine: ("examine", "shards"), encode: ("encode", "shards")}
+_PROGRESS: dict[Callable[..., Any], tuple[str, str]] = {
+    ingest: ("ingest", "files"),
+    examine: ("examine", "shards"),
+    encode: ("encode", "shards"),
+    encode_in_place: ("encode", "blocks"),
+}
 
 
 @flow(name="build-dataset", flow_run_name="build {config.shown_corpus}", persist_result=False)
@@ -84,7 +90,7 @@ class _TaskSteps:
         total: int,
         workers: Workers,
         **settings: Any,
-    ) -> Iterator[R]:
+    ) -> Generator[R]:
         what, unit = _PROGRESS[step]
         task, settings = _TASKS[step], settings | {"workers": workers}
         futures: list[PrefectFuture[list[R]]] = []

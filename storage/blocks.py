@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from storage.files import begin_writing_out, named_errors
 
@@ -45,19 +47,25 @@ class FileRange:
     start: int
     bytes: int
 
+    @property
+    def end(self) -> int:
+        """Where the byte after the last one is."""
+        return self.start + self.bytes
+
     def blocks(self) -> range:
         """The numbers of the file's blocks that hold these bytes."""
-        return range(self.start // BLOCK_BYTES, -(-(self.start + self.bytes) // BLOCK_BYTES))
+        return range(self.start // BLOCK_BYTES, -(-self.end // BLOCK_BYTES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """One block of a file that is being put together, and the ranges that it is made of: of other files, or of this file,
-    where somebody has written them already."""
+    where somebody has written them already. `sha256` is given if somebody has hashed it as well."""
 
     path: Path
     number: int
     pieces: list[FileRange]
+    sha256: str | None = None
 
 
 class BlockwiseFile:
@@ -70,7 +78,12 @@ class BlockwiseFile:
         self._next: list[FileRange] = []
         self._room = BLOCK_BYTES
         self._blocks = 0
+        self._sha256: dict[int, str] = {}
         self.bytes = 0
+
+    def is_written(self, number: int, sha256: str) -> None:
+        """The block with this number is in its place already, and has this sha256."""
+        self._sha256[number] = sha256
 
     def append(self, piece: FileRange) -> Iterator[Block]:
         """The blocks that are known whole, now that these bytes follow."""
@@ -89,7 +102,8 @@ class BlockwiseFile:
             yield self._cut()
 
     def _cut(self) -> Block:
-        block = Block(path=self.path, number=self._blocks, pieces=self._next)
+        sha256 = self._sha256.pop(self._blocks, None)
+        block = Block(path=self.path, number=self._blocks, pieces=self._next, sha256=sha256)
         self._next, self._room = [], BLOCK_BYTES
         self._blocks += 1
         return block
@@ -97,6 +111,8 @@ class BlockwiseFile:
 
 def write_block(block: Block) -> str:
     """Writes a block to its place in its file, unless it is there; returns its sha256 in hex. May be done again."""
+    if block.sha256:
+        return block.sha256
     sha256 = hashlib.sha256()
     with block.path.open("r+b", buffering=0) as target:
         place = block.number * BLOCK_BYTES
@@ -109,8 +125,51 @@ def write_block(block: Block) -> str:
                     with named_errors(block.path):
                         _write_at(target.fileno(), chunk, place)
                 place += len(chunk)
-        begin_writing_out(target.fileno(), end=place)
+        begin_writing_out(target.fileno(), size=place)
     return sha256.hexdigest()
+
+
+class BlockSink:
+    """`with BlockSink(path, number) as block: block.write(…); block.sha256` writes a block in one pass, from what lies in it.
+
+    What is written is given in the order it has in the file, and may begin before the block and end after it.
+    """
+
+    def __init__(self, path: Path, number: int) -> None:
+        self.path = path
+        self.start, self.end = number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES
+        self._sha256 = hashlib.sha256()
+        self._next = self.start
+
+    def __enter__(self) -> Self:
+        with named_errors(self.path):
+            self._file = self.path.open("r+b", buffering=0)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._file:
+            if kind is None:
+                begin_writing_out(self._file.fileno(), self.start, self._next - self.start)
+
+    def write(self, data: memoryview, place: int) -> None:
+        """Writes as much of the data, which belongs at this place of the file, as lies in the block."""
+        own = data[max(0, self.start - place) : max(0, self.end - place)]
+        if not own:
+            return
+        assert max(place, self.start) == self._next, "nothing is left out"
+        for start in range(0, len(own), _COPY_BYTES):
+            piece = own[start : start + _COPY_BYTES]
+            self._sha256.update(piece)
+            with named_errors(self.path):
+                _write_at(self._file.fileno(), piece, self._next)
+            self._next += len(piece)
+
+    @property
+    def sha256(self) -> str:
+        """That of what was written, in hex."""
+        return self._sha256.hexdigest()
 
 
 def file_facts(path: Path) -> FileFacts:

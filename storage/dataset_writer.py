@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from storage.blocks import Block, BlockwiseFile, FileFacts, FileRange, file_facts
+from storage.blocks import Block, BlockwiseFile, FileFacts, file_facts
 from storage.datasets import DROPPED_NAME, Dataset, is_whole, pointer, read_dataset
 from storage.documents.rows import DocumentsWriter, Split
 from storage.documents.tables import write_dropped
@@ -80,9 +80,13 @@ class DatasetWriter:
         if part.is_transient:
             part.rows.path.unlink()
 
-    def place(self, split: Split, start: int, size: int) -> FileRange:
-        """So many bytes of a token file, which may be written before the part that they are of is appended."""
-        return FileRange(path=self._files[split].path, start=start, bytes=size)
+    def token_path(self, split: Split) -> Path:
+        """A token file, in which tokens may be written to their place before the part that they are of is appended."""
+        return self._files[split].path
+
+    def is_written(self, split: Split, block: int, sha256: str) -> None:
+        """A whole block of a token file is in its place already. To be said before the last part that is in it is appended."""
+        self._files[split].is_written(block, sha256)
 
     def finish(self) -> Iterator[Block]:
         """All parts have been added: the last blocks."""

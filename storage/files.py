@@ -61,14 +61,14 @@ def write_pieces(file: BinaryIO, data: bytes | memoryview) -> None:
         file.write(view[start : start + _WRITTEN_BYTES])
 
 
-def begin_writing_out(descriptor: int, end: int = 0) -> None:
-    """Has the system bring a file to the disk now, up to `end` if given, and take the memory of what is there already.
+def begin_writing_out(descriptor: int, start: int = 0, size: int = 0) -> None:
+    """Has the system bring a file to the disk now, or so many bytes of it, and take the memory of what is there already.
 
     For files that nobody reads soon: memory that has just been used costs a third of what new memory costs
     (docs/decisions.md).
     """
     if hasattr(os, "posix_fadvise"):
-        os.posix_fadvise(descriptor, 0, end, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(descriptor, start, size, os.POSIX_FADV_DONTNEED)
 
 
 @contextlib.contextmanager

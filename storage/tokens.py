@@ -6,15 +6,15 @@ split is decided by a hash of its content, so that no other document and no orde
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from storage.blocks import FileRange
+from storage.blocks import BlockSink, FileRange
 from storage.documents.parts import StoredBatch
 from storage.documents.rows import RowRange, Split, write_rows
 from storage.errors import DatasetError
@@ -128,71 +128,96 @@ def are_val(sha256: Sequence[bytes], val_fraction: float) -> npt.NDArray[np.bool
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenPlaces:
-    """Where the tokens of a part belong in the files of a data set, if their number is known before they are."""
+    """Where the tokens of a part belong in the token files of a data set, if their number is known before they are."""
 
     train: FileRange
     val: FileRange
 
 
-def write_token_part(
-    path: Path, batches: Iterable[EncodedBatch], dtype: TokenDtype, places: TokenPlaces | None = None
-) -> TokenPart:
-    """Writes encoded documents, in their order: tokens to their places, else to <path>.train and <path>.val, and <path>.rows.
+def write_token_part(path: Path, batches: Iterable[EncodedBatch], dtype: TokenDtype) -> TokenPart:
+    """Writes encoded documents, in their order: tokens to <path>.train and <path>.val, and <path>.rows.
 
     They are not flushed to the disk and have no record: they are to be joined in a moment, and a later build makes its own.
-    Raises DatasetError if the tokens do not fill their places.
     """
-    facts: dict[Split, SplitFacts] = {split: SplitFacts() for split in SPLITS}
-    rows_path = path.with_name(f"{path.name}.rows")
+    files = {split: path.with_name(f"{path.name}.{split}") for split in SPLITS}
     path.parent.mkdir(parents=True, exist_ok=True)
     with named_errors(path), contextlib.ExitStack() as stack:
-        targets = {split: stack.enter_context(_target(path, split, places)) for split in SPLITS}
-        starts = {split: targets[split].tell() for split in SPLITS}
-        rows = stack.enter_context(write_rows(rows_path))
+        targets = {split: stack.enter_context(files[split].open("wb")) for split in SPLITS}
+
+        def write(split: Split, ids: memoryview, place: int) -> None:
+            write_pieces(targets[split], ids)
+
+        facts, rows = _write_part(path, batches, dtype, write)
+    size = np.dtype(dtype).itemsize
+    train, val = (FileRange(path=files[one], start=0, bytes=facts[one].tokens * size) for one in SPLITS)
+    return TokenPart(**facts, train_tokens=train, val_tokens=val, rows=rows, is_transient=True)
+
+
+def write_placed_part(
+    path: Path, batches: Iterable[EncodedBatch], dtype: TokenDtype, places: TokenPlaces, block: BlockSink
+) -> TokenPart:
+    """Writes encoded documents to their places: of the train split what lies in the block, and all of val; and <path>.rows.
+
+    Raises DatasetError if the tokens do not fill their places.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with named_errors(path), places.val.path.open("r+b") as val:
+        val.seek(places.val.start)
+
+        def write(split: Split, ids: memoryview, place: int) -> None:
+            if split == "train":
+                block.write(ids, places.train.start + place)
+            else:
+                write_pieces(val, ids)
+
+        facts, rows = _write_part(path, batches, dtype, write)
+    size = np.dtype(dtype).itemsize
+    if (facts["train"].tokens * size, facts["val"].tokens * size) != (places.train.bytes, places.val.bytes):
+        raise DatasetError(
+            f"{path}: has other tokens than its characters were counted to be; delete the folder documents and build again"
+        )
+    return TokenPart(**facts, train_tokens=places.train, val_tokens=places.val, rows=rows, is_transient=True)
+
+
+def write_end_of_placed_part(
+    batches: Iterable[EncodedBatch], dtype: TokenDtype, places: TokenPlaces, block: BlockSink
+) -> None:
+    """Writes what lies in the block of a part that begins before it, and is written there by whom its beginning belongs to."""
+    place = places.train.start
+    for batch in batches:
+        ids = _stored(batch.ids["train"], dtype)
+        block.write(ids, place)
+        place += len(ids)
+
+
+def _write_part(
+    path: Path,
+    batches: Iterable[EncodedBatch],
+    dtype: TokenDtype,
+    write: Callable[[Split, memoryview, int], None],
+) -> tuple[dict[Split, SplitFacts], RowRange]:
+    """Gives the ids of a part to `write(split, bytes, place)`, and writes its rows."""
+    facts: dict[Split, SplitFacts] = {split: SplitFacts() for split in SPLITS}
+    rows_path = path.with_name(f"{path.name}.rows")
+    size = np.dtype(dtype).itemsize
+    with write_rows(rows_path) as rows:
         for batch in batches:
             text_bytes = np.fromiter(map(len, batch.stored.texts), np.int64, len(batch.stored.texts))
             rows.write(batch.stored, batch.is_val, text_bytes, batch.token_counts)
             for split in SPLITS:
-                mask, ids = batch.is_val == (split == "val"), _stored(batch.ids[split], dtype)
-                write_pieces(targets[split], ids.data)
+                mask, ids = batch.is_val == (split == "val"), batch.ids[split]
+                write(split, _stored(ids, dtype), facts[split].tokens * size)
                 facts[split] += SplitFacts(
                     documents=int(mask.sum()), tokens=len(ids), text_bytes=int(text_bytes[mask].sum())
                 )
-    train, val = (
-        FileRange(
-            path=Path(targets[split].name),
-            start=starts[split],
-            bytes=facts[split].tokens * np.dtype(dtype).itemsize,
-        )
-        for split in SPLITS
-    )
-    if places and (train, val) != (places.train, places.val):
-        raise DatasetError(
-            f"{path}: has other tokens than its characters were counted to be; delete the folder documents and build again"
-        )
     documents = sum(facts[split].documents for split in SPLITS)
-    return TokenPart(
-        **facts,
-        train_tokens=train,
-        val_tokens=val,
-        rows=RowRange(path=rows_path, start=0, count=documents),
-        is_transient=True,
-    )
+    return facts, RowRange(path=rows_path, start=0, count=documents)
 
 
-def _target(path: Path, split: Split, places: TokenPlaces | None) -> BinaryIO:
-    if not places:
-        return path.with_name(f"{path.name}.{split}").open("wb")
-    place = places.train if split == "train" else places.val
-    file = place.path.open("r+b")
-    file.seek(place.start)
-    return file
-
-
-def _stored(ids: TokenArray, dtype: TokenDtype) -> TokenArray:
+def _stored(ids: TokenArray, dtype: TokenDtype) -> memoryview:
     """The ids in the bytes that a token file has."""
     stored = np.dtype(dtype).newbyteorder("<")
     assert ids.dtype.itemsize <= stored.itemsize or not len(ids) or int(ids.max()) <= np.iinfo(stored).max, (
         "an id above the vocabulary"
     )
-    return np.ascontiguousarray(ids, stored)
+    return np.ascontiguousarray(ids, stored).view(np.uint8).data

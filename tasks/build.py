@@ -7,7 +7,7 @@ tasks of them, which a person can watch.
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +15,11 @@ from typing import Any, ParamSpec, Protocol, TypeVar
 
 from storage.dataset_writer import DatasetWriter
 from storage.datasets import Dataset, find_by_fingerprint
+from storage.documents.parts import DocumentPart
 from storage.shards import Shard
+from storage.tokens import SPLITS, TokenPart
 from storage.workspace import Workspace
+from tasks.characters import SplitCounts
 from tasks.corpora import CorpusConfig, decided, locate_shards
 from tasks.dataset import (
     Material,
@@ -32,7 +35,16 @@ from tasks.dataset import (
     publish,
     swept,
 )
-from tasks.encode import checked, encode, parts_to_encode
+from tasks.encode import (
+    Encoding,
+    blocks_to_encode,
+    can_be_placed,
+    checked,
+    count_blocks,
+    encode,
+    encode_in_place,
+    parts_to_encode,
+)
 from tasks.examine import examine
 from tasks.ingest import ingest
 from tasks.memory import MemoryWatch, frozen_heap
@@ -64,7 +76,7 @@ class Steps(Protocol):
         total: int,
         workers: Workers,
         **settings: Any,
-    ) -> Iterator[R]:
+    ) -> Generator[R]:
         """What a step comes to for each of `total` items: `step(group, workers=…, **settings)`, some groups side by side.
 
         The results come in the order of the items, each as soon as all before it are there. Closed before its end, it
@@ -100,7 +112,7 @@ class PlainSteps:
         total: int,
         workers: Workers,
         **settings: Any,
-    ) -> Iterator[R]:
+    ) -> Generator[R]:
         """As `Steps` says."""
         with (
             ThreadPoolExecutor(workers.count) as threads,
@@ -218,11 +230,44 @@ def _encode(
     settings = encoding(config, workspace, tokenizer)
     earlier = steps.one(earlier_tokens, parts, tokenizer, fraction, workspace.datasets, workers)
     with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
-        total = len(parts) - len(earlier)
-        groups = groups_of(parts_to_encode(parts, earlier, settings, writer.place), total, workers.count)
-        fresh = steps.many(encode, groups, total=total, workers=workers, encoding=settings)
-        with contextlib.closing(fresh):
-            new = [part for number, part in enumerate(parts) if number not in earlier]
-            encoded = checked(in_order(len(parts), earlier, fresh), new, settings, workers)
-            described = steps.one(join, config, writer, material, tokenizer, encoded, workers, clock, memory)
+        if not earlier and can_be_placed(parts, counts, tokenizer):
+            tokens = _tokens_in_place(parts, counts, settings, writer, workers, steps)
+        else:
+            tokens = _tokens(parts, earlier, settings, workers, steps)
+        with contextlib.closing(tokens):
+            described = steps.one(join, config, writer, material, tokenizer, tokens, workers, clock, memory)
         return steps.one(publish, writer, described, counts.all)
+
+
+def _tokens(
+    parts: Sequence[DocumentPart],
+    earlier: dict[int, TokenPart],
+    settings: Encoding,
+    workers: Workers,
+    steps: Steps,
+) -> Generator[TokenPart]:
+    """The tokens of all parts: those of an `earlier` data set, and the others as they are made."""
+    to_encode = parts_to_encode(parts, earlier)
+    groups = groups_of(to_encode, len(to_encode), workers.count)
+    fresh = steps.many(encode, groups, total=len(to_encode), workers=workers, encoding=settings)
+    with contextlib.closing(fresh):
+        yield from checked(in_order(len(parts), earlier, fresh), to_encode, settings, workers)
+
+
+def _tokens_in_place(
+    parts: Sequence[DocumentPart],
+    counts: SplitCounts,
+    settings: Encoding,
+    writer: DatasetWriter,
+    workers: Workers,
+    steps: Steps,
+) -> Generator[TokenPart]:
+    """The tokens of all parts, block by block, as they are written where they belong."""
+    total = count_blocks(counts, settings.tokenizer)
+    files = {split: writer.token_path(split) for split in SPLITS}
+    groups = groups_of(blocks_to_encode(parts, total, settings, files), total, workers.count)
+    encoded = steps.many(encode_in_place, groups, total=total, workers=workers, encoding=settings)
+    with contextlib.closing(encoded):
+        for block in encoded:
+            writer.is_written("train", block.number, block.sha256)
+            yield from block.parts

@@ -56,12 +56,16 @@ class PartCharacters:
 
 @dataclass(slots=True)
 class SplitCounts:
-    """How often each character occurs in documents, and in the val documents among them; and how many documents those are."""
+    """How often each character occurs in documents, and in the val documents among them; and how many documents those are.
+
+    `are_noted` if each part has a note of its own characters.
+    """
 
     all: CharacterCounts = field(default_factory=CharacterCounts)
     val: CharacterCounts = field(default_factory=CharacterCounts)
     documents: int = 0
     val_documents: int = 0
+    are_noted: bool = True
 
     def update(self, batch: TextBatch, digests: list[bytes], val_fraction: float) -> None:
         """Counts documents with these content hashes."""

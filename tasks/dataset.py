@@ -186,6 +186,7 @@ def count_parts(parts: Sequence[DocumentPart], val_fraction: float, workers: Wor
             counts.add(noted)
         else:
             uncounted.append((part, val_fraction))
+    counts.are_noted = not uncounted
     with Watch("count", total=len(uncounted), unit="shards") as watch:
         for counted in workers.map(count_part, uncounted):
             counts.add(counted)

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from model.tokenizer import CharTokenizer
-from storage.blocks import FileRange
+from storage.blocks import BLOCK_BYTES, BlockSink, FileRange
 from storage.documents.parts import DocumentPart, read_texts
 from storage.documents.rows import Split
 from storage.tokens import (
@@ -21,9 +21,11 @@ from storage.tokens import (
     TokenPlaces,
     are_val,
     token_dtype,
+    write_end_of_placed_part,
+    write_placed_part,
     write_token_part,
 )
-from tasks.characters import PartCharacters
+from tasks.characters import PartCharacters, SplitCounts
 from tasks.ingest import COPIES_OF_A_DOCUMENT
 from tasks.tokenizers import FastEncoder, LibraryTokenizer, TokenizerFile, check_encoder
 from tasks.workers import Workers
@@ -43,11 +45,38 @@ class Encoding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartToEncode:
-    """A stored shard, by its number, since two shards may have the same bytes; and where its tokens belong, if that is known."""
+    """A stored shard, by its number, since two shards may have the same bytes."""
 
     number: int
     part: DocumentPart
-    places: TokenPlaces | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedPart:
+    """A stored shard of which it is known where its tokens belong."""
+
+    number: int
+    part: DocumentPart
+    places: TokenPlaces
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlockToEncode:
+    """A block of the train tokens, by its number: the parts that begin in it, and the one before that reaches into it."""
+
+    path: Path
+    number: int
+    before: PlacedPart | None
+    parts: list[PlacedPart]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedBlock:
+    """A block that is in its place, and the parts that begin in it."""
+
+    number: int
+    sha256: str
+    parts: list[TokenPart]
 
 
 def encode(parts: Sequence[PartToEncode], encoding: Encoding, workers: Workers) -> list[TokenPart]:
@@ -64,28 +93,63 @@ def encode_parts(
     parts: Sequence[PartToEncode], encoding: Encoding, resident_limit_bytes: int
 ) -> list[TokenPart]:
     """The tokens of some stored shards, one after another, as a worker makes them."""
-    return [_encode_part(each, encoding, resident_limit_bytes) for each in parts]
-
-
-def _encode_part(each: PartToEncode, encoding: Encoding, resident_limit_bytes: int) -> TokenPart:
-    """The tokens of one stored shard, as a worker makes them."""
     encoder = _encoder(encoding.tokenizer, resident_limit_bytes)
-    return write_token_part(
-        encoding.folder / f"{each.number:06d}",
-        _encoded(each.part, encoding, encoder),
-        token_dtype(encoding.tokenizer.vocabulary_size),
-        each.places,
-    )
+    dtype = token_dtype(encoding.tokenizer.vocabulary_size)
+    return [
+        write_token_part(_path(each.number, encoding), _encoded(each.part, encoding, encoder), dtype)
+        for each in parts
+    ]
+
+
+def encode_in_place(
+    blocks: Sequence[BlockToEncode], encoding: Encoding, workers: Workers
+) -> list[EncodedBlock]:
+    """The tokens of stored texts, of which the number is known, written to their places and hashed as they are made."""
+    encoded = []
+    for block in blocks:
+        longest = max(each.part.longest_bytes for each in _parts_in(block))
+        with workers.memory(COPIES_OF_A_DOCUMENT * longest):
+            encoded.append(workers.run(encode_block, block, encoding, workers.resident_limit_bytes))
+    return encoded
+
+
+def encode_block(block: BlockToEncode, encoding: Encoding, resident_limit_bytes: int) -> EncodedBlock:
+    """The tokens of the parts in a block, as a worker makes them."""
+    encoder = _encoder(encoding.tokenizer, resident_limit_bytes)
+    dtype = token_dtype(encoding.tokenizer.vocabulary_size)
+    with BlockSink(block.path, block.number) as sink:
+        if block.before:
+            batches = _encoded(block.before.part, encoding, encoder)
+            write_end_of_placed_part(batches, dtype, block.before.places, sink)
+        parts = [
+            write_placed_part(
+                _path(each.number, encoding),
+                _encoded(each.part, encoding, encoder),
+                dtype,
+                each.places,
+                sink,
+            )
+            for each in block.parts
+        ]
+    return EncodedBlock(number=block.number, sha256=sink.sha256, parts=parts)
+
+
+def _parts_in(block: BlockToEncode) -> list[PlacedPart]:
+    return [*([block.before] if block.before else []), *block.parts]
+
+
+def _path(number: int, encoding: Encoding) -> Path:
+    return encoding.folder / f"{number:06d}"
 
 
 def checked(
-    encoded: Iterator[TokenPart], parts: Sequence[DocumentPart], encoding: Encoding, workers: Workers
+    encoded: Iterator[TokenPart], parts: Sequence[PartToEncode], encoding: Encoding, workers: Workers
 ) -> Iterator[TokenPart]:
     """The same `encoded` parts, while one worker compares the fast encoder with the reference on documents of some `parts`.
 
     Raises EncoderDiffers as soon as that is known.
     """
-    some = [part for part in parts if part.documents]
+    some = [each.part for each in parts if each.part.documents]
     chosen = [part for part in some if int(part.shard_sha256[:8], 16) % _CHECKED_ONE_IN == 0] or some[:1]
     if encoding.tokenizer.encoder != "gigatoken" or not chosen:
         yield from encoded
@@ -113,43 +177,64 @@ def check_parts(parts: Sequence[DocumentPart], encoding: Encoding, resident_limi
         any(check_encoder(encoder, reference, stored.texts) for stored in read_texts(part))
 
 
-def parts_to_encode(
-    parts: Sequence[DocumentPart],
-    earlier: Collection[int],
-    encoding: Encoding,
-    place: Callable[[Split, int, int], FileRange],
-) -> Iterator[PartToEncode]:
-    """The parts of a data set, but those with an `earlier` number, of which tokens are there.
+def parts_to_encode(parts: Sequence[DocumentPart], earlier: Collection[int]) -> list[PartToEncode]:
+    """The parts of a data set, but those with an `earlier` number, of which tokens are there."""
+    return [PartToEncode(number=n, part=part) for n, part in enumerate(parts) if n not in earlier]
 
-    Characters were counted when the text was stored, so that the number of their tokens is known before: then their
-    places are, by `place(split, start, bytes)`. After a part of which they are not known there is no place for any.
+
+def can_be_placed(parts: Sequence[DocumentPart], counts: SplitCounts, tokenizer: TokenizerFile) -> bool:
+    """Whether it is known, from the characters of each part, where its tokens belong, and no part is long beside a block.
+
+    Of a longer one the beginning would be encoded once more for each block that it reaches into.
     """
-    own = encoding.tokenizer.encoder == "own"
-    tokenizer = CharTokenizer.from_json(encoding.tokenizer.text()) if own else None
+    most = max((part.text_bytes + part.documents for part in parts), default=0)  # tokens of one part
+    return (
+        tokenizer.encoder == "own"
+        and counts.are_noted
+        and most * np.dtype(token_dtype(tokenizer.vocabulary_size)).itemsize <= BLOCK_BYTES
+    )
+
+
+def count_blocks(counts: SplitCounts, tokenizer: TokenizerFile) -> int:
+    """How many blocks the train tokens of these characters will have."""
+    own = CharTokenizer.from_json(tokenizer.text())
+    tokens = own.encoded_length(counts.train().pairs()) + counts.documents - counts.val_documents
+    return -(-tokens * own.dtype.itemsize // BLOCK_BYTES)
+
+
+def blocks_to_encode(
+    parts: Sequence[DocumentPart], blocks: int, encoding: Encoding, files: dict[Split, Path]
+) -> Iterator[BlockToEncode]:
+    """The blocks of the train tokens of a data set, each as soon as the parts that lie in it are known."""
+    placed = _placed(parts, encoding, files)
+    before, upcoming = None, next(placed, None)
+    for number in range(blocks):
+        end, begun = (number + 1) * BLOCK_BYTES, list[PlacedPart]()
+        while upcoming and (upcoming.places.train.start < end or number == blocks - 1):
+            begun.append(upcoming)
+            upcoming = next(placed, None)
+        yield BlockToEncode(path=files["train"], number=number, before=before, parts=begun)
+        last = begun[-1] if begun else before
+        before = last if last and last.places.train.end > end else None
+
+
+def _placed(
+    parts: Sequence[DocumentPart], encoding: Encoding, files: dict[Split, Path]
+) -> Iterator[PlacedPart]:
+    """Each part with the places of its tokens, told from its characters."""
+    tokenizer = CharTokenizer.from_json(encoding.tokenizer.text())
     ends: dict[Split, int] = dict.fromkeys(SPLITS, 0)
     for number, part in enumerate(parts):
-        places = None
-        sizes = _token_bytes(part, tokenizer, encoding.val_fraction) if tokenizer else None
-        if sizes:
-            ranges = {split: place(split, ends[split], sizes[split]) for split in SPLITS}
-            ends = {split: ends[split] + sizes[split] for split in SPLITS}
-            places = TokenPlaces(**ranges)
-        else:
-            tokenizer = None
-        if number not in earlier:
-            yield PartToEncode(number=number, part=part, places=places)
-
-
-def _token_bytes(
-    part: DocumentPart, tokenizer: CharTokenizer, val_fraction: float
-) -> dict[Split, int] | None:
-    """How many bytes the tokens of each split will take, if the characters of the part are known."""
-    characters = PartCharacters.noted(part, val_fraction)
-    if characters is None:
-        return None
-    val = tokenizer.encoded_length(characters.val) + characters.val_documents
-    both = tokenizer.encoded_length(characters.all) + characters.documents
-    return {"train": (both - val) * tokenizer.dtype.itemsize, "val": val * tokenizer.dtype.itemsize}
+        characters = PartCharacters.noted(part, encoding.val_fraction)
+        assert characters, "asked for by can_be_placed"
+        val = tokenizer.encoded_length(characters.val) + characters.val_documents
+        both = tokenizer.encoded_length(characters.all) + characters.documents
+        ranges: dict[Split, FileRange] = {}
+        for split, tokens in (("train", both - val), ("val", val)):
+            size = tokens * tokenizer.dtype.itemsize
+            ranges[split] = FileRange(path=files[split], start=ends[split], bytes=size)
+            ends[split] += size
+        yield PlacedPart(number=number, part=part, places=TokenPlaces(**ranges))
 
 
 def sample_part(part: DocumentPart, val_fraction: float, share: float) -> list[str]:

@@ -14,7 +14,8 @@ from bad_disks import small_disk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from storage.blocks import FileRange
+from storage import blocks
+from storage.blocks import BlockSink, FileRange
 from storage.documents.parts import StoredBatch
 from storage.errors import DatasetError
 from storage.files import sha256_text
@@ -29,6 +30,8 @@ from storage.tokens import (
     are_val,
     split_of,
     token_dtype,
+    write_end_of_placed_part,
+    write_placed_part,
     write_token_part,
 )
 
@@ -285,23 +288,38 @@ def test_a_part_is_written_anew_over_the_rest_of_one_that_was_killed(tmp_path: P
         assert (tmp_path / f"part.{what}").read_bytes() == (tmp_path / f"whole.{what}").read_bytes()
 
 
-def test_tokens_go_to_their_places_and_touch_nothing_beside_them(tmp_path: Path) -> None:
+def places_in(whole: Path, part: TokenPart, surplus: int = 0) -> TokenPlaces:
+    return TokenPlaces(
+        train=FileRange(path=whole, start=100, bytes=part.train_tokens.bytes + surplus),
+        val=FileRange(path=whole, start=3000, bytes=part.val_tokens.bytes),
+    )
+
+
+def test_tokens_go_to_their_places_and_touch_nothing_beside_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 100)
     documents = some_documents(50)
     expected = write(tmp_path / "own", documents)
+    tokens = {split: expected.tokens(split).path.read_bytes() for split in SPLITS}
     whole = tmp_path / "train.bin"
-    whole.write_bytes(b"x" * 5000)
-    places = TokenPlaces(
-        train=FileRange(path=whole, start=100, bytes=expected.train_tokens.bytes),
-        val=FileRange(path=whole, start=3000, bytes=expected.val_tokens.bytes),
-    )
-    part = write_token_part(tmp_path / "placed", batches_of(documents), "uint16", places)
-    assert (part.train_tokens, part.val_tokens) == (places.train, places.val)
-    wanted = bytearray(b"x" * 5000)
-    for split in SPLITS:
-        content = expected.tokens(split).path.read_bytes()
-        wanted[part.tokens(split).start : part.tokens(split).start + len(content)] = content
-    assert whole.read_bytes() == wanted
-    assert rows_of(part) == rows_of(expected)
+    places = places_in(whole, expected)
+    last = (places.train.end - 1) // 100
+    for block in range(1, last + 1):
+        whole.write_bytes(b"x" * 5000)
+        wanted = bytearray(b"x" * 5000)
+        own = tokens["train"][block * 100 - 100 :][:100]
+        wanted[block * 100 : block * 100 + len(own)] = own
+        with BlockSink(whole, block) as sink:
+            if block == 1:  # where the part begins
+                part = write_placed_part(tmp_path / "placed", batches_of(documents), "uint16", places, sink)
+                assert (part.train_tokens, part.val_tokens) == (places.train, places.val)
+                assert rows_of(part) == rows_of(expected)
+                wanted[3000 : 3000 + len(tokens["val"])] = tokens["val"]
+            else:
+                write_end_of_placed_part(batches_of(documents), "uint16", places, sink)
+        assert whole.read_bytes() == wanted
+        assert sink.sha256 == hashlib.sha256(own).hexdigest()
 
 
 @pytest.mark.parametrize("surplus", [-2, 2])
@@ -310,12 +328,13 @@ def test_tokens_that_do_not_fill_their_places_are_refused(surplus: int, tmp_path
     own = write(tmp_path / "own", documents)
     whole = tmp_path / "train.bin"
     whole.touch()
-    places = TokenPlaces(
-        train=FileRange(path=whole, start=0, bytes=own.train_tokens.bytes + surplus),
-        val=FileRange(path=whole, start=9000, bytes=own.val_tokens.bytes),
-    )
-    with pytest.raises(DatasetError, match="has other tokens than its characters were counted to be"):
-        write_token_part(tmp_path / "placed", batches_of(documents), "uint16", places)
+    places = places_in(whole, own, surplus)
+    with (
+        pytest.raises(DatasetError, match="has other tokens than its characters were counted to be"),
+        BlockSink(whole, 0) as sink,
+    ):
+        sink.write(memoryview(bytes(100)), 0)
+        write_placed_part(tmp_path / "placed", batches_of(documents), "uint16", places, sink)
 
 
 @pytest.mark.parametrize("free_bytes", [0, 2_000, 66_000, 131_000])
