@@ -9,13 +9,14 @@ import hashlib
 import itertools
 import json
 import re
-import unicodedata
 from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from model.unicode_16 import LETTERS, NUMBERS, Ranges
 
 TokenArray = npt.NDArray[np.integer[Any]]
 
@@ -235,19 +236,12 @@ def is_gpt2_kind(fields: Any) -> bool:
 @functools.cache
 def _words() -> re.Pattern[str]:
     """GPT-2's pattern for words (openai/gpt-2, src/encoder.py), for a `re` that does not know `\\\\p{L}`."""
-    letter, number, space = _class("L"), _class("N"), _WHITE_SPACE
+    letter, number, space = _in_brackets(LETTERS), _in_brackets(NUMBERS), _WHITE_SPACE
     return re.compile(
         rf"'(?:[sdmt]|ll|ve|re)| ?[{letter}]+| ?[{number}]+| ?[^{space}{letter}{number}]+|[{space}]+(?![^{space}])|[{space}]+"
     )
 
 
-def _class(major: str) -> str:
-    """The characters of a major category of Unicode, as they stand between brackets in a pattern."""
-    ranges: list[list[int]] = []
-    for code_point in range(0x110000):
-        if unicodedata.category(chr(code_point))[0] == major:
-            if ranges and ranges[-1][1] == code_point - 1:
-                ranges[-1][1] = code_point
-            else:
-                ranges.append([code_point, code_point])
+def _in_brackets(ranges: Ranges) -> str:
+    """Characters as they stand between brackets in a pattern."""
     return "".join(f"{re.escape(chr(first))}-{re.escape(chr(last))}" for first, last in ranges)

@@ -13,6 +13,7 @@ from tiny_data import build_plainly, tiny_documents
 from tokenizers import Tokenizer
 
 from model.bpe import END_OF_TEXT, BpeTokenizer, byte_characters, byte_level_json
+from model.unicode_16 import LETTERS, NUMBERS
 from storage.forms import Reading, read_batches
 from storage.shards import find_shards, write_shard
 from storage.workspace import Workspace
@@ -75,6 +76,16 @@ def test_all_encoders_give_the_same_ids_and_decoding_gives_the_text(
     expected = gpt2.encode(text).tolist()
     assert ids_of(fast, text) == ids_of(reference, text) == ids_of(gpt2, text) == expected
     assert gpt2.decode(expected) == text
+
+
+def test_all_encoders_have_the_same_letters_and_numbers_in_all_of_unicode(
+    gpt2: BpeTokenizer, fast: FastEncoder, reference: LibraryTokenizer
+) -> None:
+    """Where a range of letters or numbers begins and ends, and beside it. Python's own table is of another version."""
+    edges = {edge for first, last in LETTERS + NUMBERS for edge in (first - 1, first, last, last + 1)}
+    characters = [chr(edge) for edge in sorted(edges) if not 0xD800 <= edge < 0xE000]
+    text = "\n".join(f"a{one}a1{one}1.{one}." for one in characters)
+    assert ids_of(fast, text) == ids_of(reference, text) == ids_of(gpt2, text)
 
 
 def test_a_literal_end_of_text_is_text(
