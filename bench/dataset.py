@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from model import compiled
+from model.texts import Texts
 from model.tokenizer import CharacterCounts, CharTokenizer
 from storage.forms import Reading, read_batches
 from storage.shards import Shard, find_shards
@@ -128,9 +129,9 @@ def rates(shards: list[Shard]) -> dict[str, float]:
         reference, fast = LibraryTokenizer(tokenizer.text()), FastEncoder(tokenizer, 4 << 30)
     bpe = tiktoken.Encoding("gpt2", pat_str=_GPT2_WORDS, mergeable_ranks=mergeable_ranks(), special_tokens={})
     seconds = {
-        "gigatoken_cold": timed(lambda: fast.encode_documents(texts))[1] / sum(map(len, texts)),
-        "gigatoken_warm": timed(lambda: fast.encode_documents(texts))[1] / sum(map(len, texts)),
-        "tokenizers": timed(lambda: reference.encode_documents(few))[1] / size,
+        "gigatoken_cold": timed(lambda: fast.encode_documents(Texts.of(texts)))[1] / sum(map(len, texts)),
+        "gigatoken_warm": timed(lambda: fast.encode_documents(Texts.of(texts)))[1] / sum(map(len, texts)),
+        "tokenizers": timed(lambda: reference.encode_documents(Texts.of(few)))[1] / size,
         "tiktoken": timed(lambda: [bpe.encode_ordinary(text.decode()) for text in few])[1] / size,
     }
     seconds |= character_seconds(texts)
@@ -140,13 +141,13 @@ def rates(shards: list[Shard]) -> dict[str, float]:
 def character_seconds(texts: list[bytes]) -> dict[str, float]:
     """Seconds a byte to count characters and to encode them, shard by shard, as a worker does that has done it before: by
     numpy, and by the compiled loops where they are there."""
-    shards = [texts[start : start + 400] for start in range(0, len(texts), 400)]
+    shards = [Texts.of(texts[start : start + 400]) for start in range(0, len(texts), 400)]
     found, compiled_loops = dict[str, float](), compiled.loops
     for name, loops in (("numpy", None), ("compiled", compiled_loops)):
         compiled.loops = loops
         counts = CharacterCounts()
         for _ in range(2):
-            _, counting = timed(lambda own=counts: [own.update_utf8(b"".join(shard)) for shard in shards])
+            _, counting = timed(lambda own=counts: [own.update_utf8(bytes(shard.utf8)) for shard in shards])
         tokenizer = CharTokenizer.from_counts(counts)
         for _ in range(2):
             _, encoding = timed(lambda own=tokenizer: [own.encode_documents(shard) for shard in shards])

@@ -9,13 +9,13 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from model.texts import Texts
 from model.unicode_16 import LETTERS, NUMBERS, Ranges
 
 TokenArray = npt.NDArray[np.integer[Any]]
@@ -158,8 +158,8 @@ class BpeTokenizer:
             ids += self._ids_of_word(word)
         return np.array(ids, self.dtype)
 
-    def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
-        """(ids, counts) of UTF-8 texts, as the protocol says."""
+    def encode_documents(self, texts: Texts) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+        """(ids, counts) of texts, as the protocol says."""
         end = np.array([self.end_of_text], self.dtype)
         encoded = [np.append(self.encode(text.decode()), end) for text in texts]
         counts = np.array([len(ids) for ids in encoded], np.int64)

@@ -14,7 +14,7 @@
 #define EXPORTED __attribute__((visibility("default")))
 #endif
 
-EXPORTED const int32_t brickroad_interface = 1;
+EXPORTED const int32_t brickroad_interface = 2;
 
 #define NOT_ASCII 0x8080808080808080u
 
@@ -68,54 +68,51 @@ EXPORTED int64_t brickroad_count(const uint8_t *text, int64_t size, int64_t *cou
     return at;
 }
 
-/* Writes the ids of texts of `size` bytes in all, each ended by the byte 0xFF, which becomes the id `end_of_text`.
+/* Writes the ids of texts that stand one after another, each of so many bytes, and `end_of_text` after each.
 
    `known` has `length` ids by code point, and its last one stands for all code points beyond; a character that has the id
-   `first_byte` there gets one id for each of its bytes. `ids` must have room for `size` of them. `ends` has room for
-   `texts` numbers: of ids that there are up to each text's end. Returns how many ids were written, or -1 if this is not
-   what the texts are. */
+   `first_byte` there gets one id for each of its bytes. `ids` must have room for as many as the texts have bytes, and one
+   more for each text; `counts`, of the ids of each text, for `texts` numbers. Returns how many ids were written, or -1 if the
+   texts are not UTF-8. */
 #define ENCODE(name, id_type)                                                                                            \
-    EXPORTED int64_t name(const uint8_t *text, int64_t size, const id_type *known, int64_t length, id_type first_byte,   \
-                          id_type end_of_text, id_type *ids, int64_t *ends, int64_t texts)                               \
+    EXPORTED int64_t name(const uint8_t *text, const int64_t *sizes, int64_t texts, const id_type *known,                \
+                          int64_t length, id_type first_byte, id_type end_of_text, id_type *ids, int64_t *counts)        \
     {                                                                                                                    \
         id_type ascii[128];                                                                                              \
         for (int64_t byte = 0; byte < 128; byte++) {                                                                     \
             id_type id = known[byte < length ? byte : length - 1];                                                       \
             ascii[byte] = id == first_byte ? (id_type)(first_byte + byte) : id;                                          \
         }                                                                                                                \
-        int64_t at = 0, ended = 0;                                                                                       \
         id_type *next = ids;                                                                                             \
-        while (at < size) {                                                                                              \
-            uint64_t word;                                                                                               \
-            while (size - at >= 8 && (memcpy(&word, text + at, 8), (word & NOT_ASCII) == 0)) {                           \
-                for (int place = 0; place < 8; place++)                                                                  \
-                    next[place] = ascii[text[at + place]];                                                               \
-                at += 8;                                                                                                 \
-                next += 8;                                                                                               \
-            }                                                                                                            \
-            if (at == size)                                                                                              \
-                break;                                                                                                   \
-            if (text[at] == 0xFF) {                                                                                      \
-                if (ended == texts)                                                                                      \
+        for (int64_t number = 0; number < texts; text += sizes[number++]) {                                              \
+            const id_type *first = next;                                                                                 \
+            int64_t at = 0, size = sizes[number];                                                                        \
+            while (at < size) {                                                                                          \
+                uint64_t word;                                                                                           \
+                while (size - at >= 8 && (memcpy(&word, text + at, 8), (word & NOT_ASCII) == 0)) {                       \
+                    for (int place = 0; place < 8; place++)                                                              \
+                        next[place] = ascii[text[at + place]];                                                           \
+                    at += 8;                                                                                             \
+                    next += 8;                                                                                           \
+                }                                                                                                        \
+                if (at == size)                                                                                          \
+                    break;                                                                                               \
+                uint32_t code_point;                                                                                     \
+                int bytes = character_at(text + at, size - at, &code_point);                                             \
+                if (bytes == 0)                                                                                          \
                     return -1;                                                                                           \
-                *next++ = end_of_text;                                                                                   \
-                ends[ended++] = next - ids;                                                                              \
-                at++;                                                                                                    \
-                continue;                                                                                                \
+                id_type id = known[code_point < length ? code_point : length - 1];                                       \
+                if (id != first_byte)                                                                                    \
+                    *next++ = id;                                                                                        \
+                else                                                                                                     \
+                    for (int place = 0; place < bytes; place++)                                                          \
+                        *next++ = (id_type)(first_byte + text[at + place]);                                              \
+                at += bytes;                                                                                             \
             }                                                                                                            \
-            uint32_t code_point;                                                                                         \
-            int bytes = character_at(text + at, size - at, &code_point);                                                 \
-            if (bytes == 0)                                                                                              \
-                return -1;                                                                                               \
-            id_type id = known[code_point < length ? code_point : length - 1];                                           \
-            if (id != first_byte)                                                                                        \
-                *next++ = id;                                                                                            \
-            else                                                                                                         \
-                for (int place = 0; place < bytes; place++)                                                              \
-                    *next++ = (id_type)(first_byte + text[at + place]);                                                  \
-            at += bytes;                                                                                                 \
+            *next++ = end_of_text;                                                                                       \
+            counts[number] = next - first;                                                                               \
         }                                                                                                                \
-        return ended == texts ? next - ids : -1;                                                                         \
+        return next - ids;                                                                                               \
     }
 
 ENCODE(brickroad_encode_uint16, uint16_t)

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.texts import Texts
+
 Ids = npt.NDArray[np.integer[Any]]
 
-_INTERFACE = 1  # of characters.c
+_INTERFACE = 2  # of characters.c
 _ENCODERS = {
     np.dtype(np.uint16): ("brickroad_encode_uint16", ctypes.c_uint16),
     np.dtype(np.uint32): ("brickroad_encode_uint32", ctypes.c_uint32),
@@ -33,7 +35,7 @@ class CharacterLoops:
         self._encoders = {}
         for dtype, (name, number) in _ENCODERS.items():
             encode = self._encoders[dtype] = library[name]
-            encode.argtypes = [ctypes.c_char_p, size, array, size, number, number, array, array, size]
+            encode.argtypes = [array, array, size, array, size, number, number, array, array]
             encode.restype = size
 
     def count(self, utf8: bytes, counts: npt.NDArray[np.int64]) -> int:
@@ -45,23 +47,25 @@ class CharacterLoops:
         return int(self._count(utf8, len(utf8), counts.ctypes.data, len(counts)))
 
     def encode(
-        self, utf8: bytes, texts: int, known: Ids, first_byte: int, end_of_text: int
+        self, texts: Texts, known: Ids, first_byte: int, end_of_text: int
     ) -> tuple[Ids, npt.NDArray[np.int64]]:
-        """(ids, counts) of so many texts, each ended by 0xFF, as `Tokenizer.encode_documents` says.
+        """(ids, counts) of texts, as `Tokenizer.encode_documents` says.
 
         `known` are ids by code point, its last one that of all code points beyond; a character with the id `first_byte` is
-        spelt in bytes. ValueError if the texts are not so many, or not UTF-8.
+        spelt in bytes. ValueError if the texts are not UTF-8.
         """
+        sizes, utf8 = np.ascontiguousarray(texts.sizes, np.int64), np.frombuffer(texts.utf8, np.uint8)
         assert known.flags.c_contiguous and len(known), "as the loop reads it"
-        ids, ends = (
-            np.empty(len(utf8), known.dtype),
-            np.empty(texts, np.int64),
-        )  # no character has more ids than bytes
-        places = known.ctypes.data, len(known), first_byte, end_of_text, ids.ctypes.data, ends.ctypes.data
-        found = self._encoders[known.dtype](utf8, len(utf8), *places, texts)
+        assert (sizes >= 0).all() and sizes.sum() == len(utf8), "sizes of other texts"
+        # No character has more ids than bytes.
+        ids, counts = np.empty(len(utf8) + len(sizes), known.dtype), np.empty(len(sizes), np.int64)
+        vocabulary = known.ctypes.data, len(known), first_byte, end_of_text
+        found = self._encoders[known.dtype](
+            utf8.ctypes.data, sizes.ctypes.data, len(sizes), *vocabulary, ids.ctypes.data, counts.ctypes.data
+        )
         if found < 0:
             raise ValueError("texts to encode are not UTF-8")
-        return ids[:found], np.diff(ends, prepend=0)
+        return ids[:found], counts
 
 
 def _load() -> CharacterLoops | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Any, Final, Protocol, Self
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from model import compiled
 from model.bpe import BpeTokenizer
+from model.texts import Texts
 
 TokenArray = npt.NDArray[np.integer[Any]]
 
@@ -43,8 +44,8 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> TokenArray:
         """Ids of a text: 1-D, uint16 while the vocabulary fits 65,536, else uint32."""
 
-    def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
-        """(ids, counts) of UTF-8 texts: all ids one after another, with end-of-text after each document; and how many
+    def encode_documents(self, texts: Texts) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+        """(ids, counts) of texts: all ids one after another, with end-of-text after each document; and how many
         ids each document has, end-of-text counted."""
 
     def decode(self, ids: npt.ArrayLike) -> str:
@@ -258,14 +259,12 @@ class CharTokenizer:
         is_rare = self._id_of_code_point.take(code_points, mode="clip") == self.first_byte
         return int(counts.sum() + (counts * (_utf8_sizes(code_points) - 1))[is_rare].sum())
 
-    def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
-        """(ids, counts) of UTF-8 texts, as the protocol says."""
-        joined = SEPARATOR.join([*texts, b""])
+    def encode_documents(self, texts: Texts) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+        """(ids, counts) of texts, as the protocol says."""
         if compiled.loops:
-            known = self._id_of_code_point
-            return compiled.loops.encode(joined, len(texts), known, self.first_byte, self.end_of_text)
+            return compiled.loops.encode(texts, self._id_of_code_point, self.first_byte, self.end_of_text)
         encoded = []
-        for piece in _pieces(joined):
+        for piece in _pieces(SEPARATOR.join([*texts, b""])):
             # Python reads a byte that is no UTF-8 as a lone surrogate, which no valid text has: SEPARATOR_CODE_POINT.
             code_points = _code_points(piece.tobytes().decode("utf-8", "surrogateescape"))
             encoded.append(self._encode_code_points(code_points, separator=self.end_of_text))

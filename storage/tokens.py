@@ -6,7 +6,7 @@ split is decided by a hash of its content, so that no other document and no orde
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -71,7 +71,7 @@ class TokenPart:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedBatch:
-    """Documents of a shard as token ids: `ids` has those of each split in order, with an end-of-text after each document.
+    """Documents of a shard as token ids: `ids`, in their order, with an end-of-text after each document.
 
     `is_val` and `token_counts` (end-of-text counted) have one value a document, in the order of `stored`.
     """
@@ -79,7 +79,16 @@ class EncodedBatch:
     stored: StoredBatch
     is_val: npt.NDArray[np.bool_]
     token_counts: npt.NDArray[np.int64]
-    ids: dict[Split, TokenArray]
+    ids: TokenArray
+
+    def runs(self) -> Iterator[tuple[Split, TokenArray]]:
+        """The ids of neighbouring documents of one split, and which split that is."""
+        if not len(self.is_val):
+            return
+        first_of_run = np.flatnonzero(np.diff(self.is_val)) + 1
+        starts = (np.cumsum(self.token_counts) - self.token_counts)[first_of_run]
+        for ids, is_val in zip(np.split(self.ids, starts), self.is_val[[0, *first_of_run]], strict=True):
+            yield "val" if is_val else "train", ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,9 +128,10 @@ def split_of(sha256: bytes, val_fraction: float) -> Split:
     return "val" if are_val([sha256], val_fraction)[0] else "train"
 
 
-def are_val(sha256: Sequence[bytes], val_fraction: float) -> npt.NDArray[np.bool_]:
-    """Which of the documents with these content hashes are in the val split (SPLIT_RULE)."""
-    hashes = np.frombuffer(b"".join(sha256), ">u8")[::4]  # of 32 bytes the first 8
+def are_val(sha256: Sequence[bytes] | npt.NDArray[np.uint8], val_fraction: float) -> npt.NDArray[np.bool_]:
+    """Which of the documents with these content hashes, [documents, 32], are in the val split (SPLIT_RULE)."""
+    joined = sha256 if isinstance(sha256, np.ndarray) else b"".join(sha256)
+    hashes = np.frombuffer(joined, ">u8")[::4]  # of 32 bytes the first 8
     limit = math.ceil(val_fraction * 2.0**64)
     return hashes < np.uint64(limit) if limit < 1 << 64 else np.ones(len(sha256), np.bool_)
 
@@ -185,9 +195,11 @@ def write_end_of_placed_part(
     """Writes what lies in the block of a part that begins before it, and is written there by whom its beginning belongs to."""
     place = places.train.start
     for batch in batches:
-        ids = _stored(batch.ids["train"], dtype)
-        block.write(ids, place)
-        place += len(ids)
+        for split, ids in batch.runs():
+            if split == "train":
+                stored = _stored(ids, dtype)
+                block.write(stored, place)
+                place += len(stored)
 
 
 def _write_part(
@@ -202,14 +214,14 @@ def _write_part(
     size = np.dtype(dtype).itemsize
     with write_rows(rows_path) as rows:
         for batch in batches:
-            text_bytes = np.fromiter(map(len, batch.stored.texts), np.int64, len(batch.stored.texts))
+            text_bytes = batch.stored.joined()[1]
             rows.write(batch.stored, batch.is_val, text_bytes, batch.token_counts)
-            for split in SPLITS:
-                mask, ids = batch.is_val == (split == "val"), batch.ids[split]
+            for split, ids in batch.runs():
                 write(split, _stored(ids, dtype), facts[split].tokens * size)
-                facts[split] += SplitFacts(
-                    documents=int(mask.sum()), tokens=len(ids), text_bytes=int(text_bytes[mask].sum())
-                )
+                facts[split] += SplitFacts(tokens=len(ids))
+            for split in SPLITS:
+                mask = batch.is_val == (split == "val")
+                facts[split] += SplitFacts(documents=int(mask.sum()), text_bytes=int(text_bytes[mask].sum()))
     documents = sum(facts[split].documents for split in SPLITS)
     return facts, RowRange(path=rows_path, start=0, count=documents)
 

@@ -46,9 +46,10 @@ class PartCharacters:
         noted = read_notes(part)["characters"]
         if noted["val_fraction"] != val_fraction:
             return None
+        dtype = noted.get("dtype", "<i8")  # text that was stored before it was noted
         return cls(
-            all=_unpacked(noted["all"], noted["dtype"]),
-            val=_unpacked(noted["val"], noted["dtype"]),
+            all=_unpacked(noted["all"], dtype),
+            val=_unpacked(noted["val"], dtype),
             documents=part.documents,
             val_documents=noted["val_documents"],
         )

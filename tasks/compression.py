@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from model.texts import Texts
 from storage.datasets import Dataset
 from tasks.tokenizers import EncoderDiffers, FastEncoder, TokenizerFile, gpt2_json, load_tokenizer
 
@@ -84,4 +85,4 @@ def _gpt2_tokens(texts: list[bytes]) -> int | None:
             encoder = FastEncoder(TokenizerFile.write(gpt2_json(), Path(folder)), _MEMORY_BYTES)
         except EncoderDiffers:
             return None
-        return len(encoder.encode_documents(texts)[0]) - len(texts)
+        return len(encoder.encode_documents(Texts.of(texts))[0]) - len(texts)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model.texts import Texts
 from model.tokenizer import CharTokenizer
 from storage.blocks import BLOCK_BYTES, BlockSink, FileRange
 from storage.documents.parts import DocumentPart, read_texts
@@ -16,7 +17,6 @@ from storage.documents.rows import Split
 from storage.tokens import (
     SPLITS,
     EncodedBatch,
-    TokenArray,
     TokenPart,
     TokenPlaces,
     are_val,
@@ -242,8 +242,8 @@ def sample_part(part: DocumentPart, val_fraction: float, share: float) -> list[s
     texts: list[str] = []
     for stored in read_texts(part):
         # The split looks at the first 8 bytes of the hash, this at the last 8: neither tells anything of the other.
-        is_chosen = ~are_val(stored.sha256, val_fraction)
-        is_chosen &= are_val([digest[::-1] for digest in stored.sha256], share) if share < 1 else True
+        is_chosen = ~are_val(stored.hashes, val_fraction)
+        is_chosen &= are_val(np.ascontiguousarray(stored.hashes[:, ::-1]), share) if share < 1 else True
         texts += [text.decode() for text in itertools.compress(stored.texts, is_chosen)]
     return texts
 
@@ -264,12 +264,6 @@ def _encoded(
     part: DocumentPart, encoding: Encoding, encoder: CharTokenizer | FastEncoder | LibraryTokenizer
 ) -> Iterator[EncodedBatch]:
     for stored in read_texts(part):
-        is_val = are_val(stored.sha256, encoding.val_fraction)
-        ids: dict[Split, TokenArray] = {}
-        token_counts = np.empty(len(is_val), np.int64)
-        for split in SPLITS:
-            own = is_val == (split == "val")
-            ids[split], token_counts[own] = encoder.encode_documents(
-                list(itertools.compress(stored.texts, own))
-            )
+        is_val = are_val(stored.hashes, encoding.val_fraction)
+        ids, token_counts = encoder.encode_documents(Texts(*stored.joined()))
         yield EncodedBatch(stored=stored, is_val=is_val, token_counts=token_counts, ids=ids)

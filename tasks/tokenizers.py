@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model.bpe import END_OF_TEXT, byte_characters, byte_level_json, is_gpt2_kind
+from model.texts import Texts
 from model.tokenizer import CharTokenizer, TokenArray, Tokenizer, tokenizer_from_json
 from storage.files import atomic_file
 from storage.tokens import token_dtype
@@ -181,8 +182,8 @@ class LibraryTokenizer:
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         return np.array(ids, token_dtype(self.vocabulary_size))
 
-    def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
-        """(ids, counts) of UTF-8 texts, as the protocol says."""
+    def encode_documents(self, texts: Texts) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+        """(ids, counts) of texts, as the protocol says."""
         encoded = [np.append(self.encode(text.decode()), self.end_of_text) for text in texts]
         return joined(encoded, self.vocabulary_size)
 
@@ -280,8 +281,8 @@ class FastEncoder:
         self._program = _gigatoken(self._json)
         self._since_looked_bytes = 0
 
-    def encode_documents(self, texts: Sequence[bytes]) -> tuple[TokenArray, npt.NDArray[np.int64]]:
-        """(ids, counts) of UTF-8 texts, as the protocol says."""
+    def encode_documents(self, texts: Texts) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+        """(ids, counts) of texts, as the protocol says."""
         end = np.array([self.end_of_text], np.uint32)
         encoded = [np.concatenate([*map(self._encode, self._pieces(text)), end]) for text in texts]
         return joined(encoded, self.vocabulary_size)
@@ -327,6 +328,7 @@ def check_encoder(encoder: FastEncoder, reference: LibraryTokenizer, texts: Sequ
     if not short:
         return 0
     chosen = max(short, key=lambda text: (len(text), text))
-    if not np.array_equal(encoder.encode_documents([chosen])[0], reference.encode_documents([chosen])[0]):
+    ids, expected = (one.encode_documents(Texts.of([chosen]))[0] for one in (encoder, reference))
+    if not np.array_equal(ids, expected):
         raise EncoderDiffers(f"ids differ in a document that begins {chosen[:60].decode(errors='replace')!r}")
     return 1

@@ -76,6 +76,16 @@ def bytes_of(texts: pa.Array) -> list[bytes]:
     return values
 
 
+def texts_of(texts: pa.Array) -> tuple[memoryview, npt.NDArray[np.int64]]:
+    """Texts, in UTF-8, one after another, and the size of each; without copying."""
+    kind = np.dtype(np.int64 if pa.types.is_large_string(texts.type) else np.int32)
+    _, offsets, content = texts.buffers()
+    if not len(texts) or content is None:
+        return memoryview(b""), np.zeros(len(texts), np.int64)
+    ends = np.frombuffer(offsets, kind)[texts.offset : texts.offset + len(texts) + 1].astype(np.int64)
+    return memoryview(content)[ends[0] : ends[-1]], np.diff(ends)
+
+
 def abandon(writer: pq.ParquetWriter) -> None:
     """Closes a writer before its file is, or it would complain later."""
     if writer.is_open:

@@ -23,12 +23,14 @@ from storage.documents.arrays import (
     flag_array,
     hash_array,
     name_array,
+    numbers_of_one,
     string_array,
+    texts_of,
 )
 from storage.errors import DatasetError
 from storage.files import Together, crc32, crc32_file, named_errors, sha256_text, write_pieces
 
-PART_FORMAT = 3
+PART_FORMAT = 2
 
 # LZ4 would take a quarter of the bytes away, and a fifth of the time that all of ingest takes: docs/decisions.md.
 _TEXT_COMPRESSION = "none"
@@ -96,13 +98,44 @@ class TextBatch:
         return [sha256_text(view[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """Neighbouring documents as stored: their member names, the sha256 of each text, and the texts in UTF-8."""
+    """Neighbouring documents as stored: rows of `member`, the `sha256` of each text, and `text`, in UTF-8."""
 
-    members: list[str]
-    sha256: list[bytes]
-    texts: list[bytes]
+    rows: pa.RecordBatch
+
+    @classmethod
+    def of(cls, members: list[str], sha256: list[bytes], texts: list[bytes]) -> Self:
+        """The batch of these documents."""
+        batch = TextBatch.of(members, texts)
+        columns = [name_array(members), hash_array(sha256), batch.as_arrow()]
+        return cls(pa.record_batch(columns, schema=_SCHEMA))
+
+    @property
+    def members(self) -> list[str]:
+        """The name of each document."""
+        names: list[str] = self.rows.column("member").to_pylist()
+        return names
+
+    @property
+    def sha256(self) -> list[bytes]:
+        """The content hash of each document."""
+        hashes: list[bytes] = self.rows.column("sha256").to_pylist()
+        return hashes
+
+    @property
+    def hashes(self) -> npt.NDArray[np.uint8]:
+        """The same, [documents, 32], without copying."""
+        return numbers_of_one(self.rows.column("sha256"), np.dtype((np.uint8, 32)))
+
+    @property
+    def texts(self) -> list[bytes]:
+        """The text of each document."""
+        return bytes_of(self.rows.column("text"))
+
+    def joined(self) -> tuple[memoryview, npt.NDArray[np.int64]]:
+        """The texts one after another, and the size of each in bytes, without copying."""
+        return texts_of(self.rows.column("text"))
 
 
 class PartWriter:
@@ -236,11 +269,7 @@ def read_texts(part: DocumentPart) -> Iterator[StoredBatch]:
                     if kept is not None:
                         start, own = start + rows.num_rows, kept[start : start + rows.num_rows]
                         rows = rows.filter(flag_array(own))
-                    yield StoredBatch(
-                        members=rows.column("member").to_pylist(),
-                        sha256=rows.column("sha256").to_pylist(),
-                        texts=bytes_of(rows.column("text")),
-                    )
+                    yield StoredBatch(rows)
     except (OSError, pa.ArrowException) as error:
         raise DatasetError(
             f"{part.path}: stored text is damaged ({first_line(error)}); delete this file and build again"

@@ -17,7 +17,6 @@ from storage.documents.arrays import (
     abandon,
     flag_array,
     flags_of,
-    hash_array,
     name_array,
     number_array,
     numbers_of,
@@ -69,7 +68,7 @@ class RowsWriter:
         token_counts: npt.NDArray[np.int64],
     ) -> None:
         """Appends rows: arrays with one value a document."""
-        columns = [name_array(stored.members), hash_array(stored.sha256), flag_array(is_val)]
+        columns = [stored.rows.column("member"), stored.rows.column("sha256"), flag_array(is_val)]
         columns += [number_array(text_bytes), number_array(token_counts)]
         self._writer.write_batch(pa.record_batch(columns, schema=self.SCHEMA))
 

@@ -12,6 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from model import compiled
+from model.texts import Texts
 from model.tokenizer import CharacterCounts, CharTokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -59,8 +60,8 @@ def test_both_encode_the_same(learnt: str, texts: list[str], coverage: float) ->
     counts = CharacterCounts()
     counts.update(learnt)
     tokenizer, utf8 = CharTokenizer.from_counts(counts, coverage=coverage), [text.encode() for text in texts]
-    ids, sizes = tokenizer.encode_documents(utf8)
-    expected, expected_sizes = in_numpy(lambda: tokenizer.encode_documents(utf8))
+    ids, sizes = tokenizer.encode_documents(Texts.of(utf8))
+    expected, expected_sizes = in_numpy(lambda: tokenizer.encode_documents(Texts.of(utf8)))
     assert ids.dtype == expected.dtype and ids.tolist() == expected.tolist()
     assert sizes.dtype == expected_sizes.dtype and sizes.tolist() == expected_sizes.tolist()
 
@@ -70,8 +71,8 @@ def test_both_encode_the_same_with_ids_of_four_bytes() -> None:
     tokenizer = CharTokenizer([chr(code_point) for code_point in range(0x1000, 0xD800)] + list(map(chr, range(0x10000, 0x14000))))  # fmt: skip
     assert tokenizer.dtype == np.uint32
     texts = ["rare: é, known: \u1000\U00010001".encode(), b"", "\ud7ff\U00013fff\U00014000".encode()]
-    ids, sizes = tokenizer.encode_documents(texts)
-    expected, expected_sizes = in_numpy(lambda: tokenizer.encode_documents(texts))
+    ids, sizes = tokenizer.encode_documents(Texts.of(texts))
+    expected, expected_sizes = in_numpy(lambda: tokenizer.encode_documents(Texts.of(texts)))
     assert (ids.tolist(), sizes.tolist()) == (expected.tolist(), expected_sizes.tolist())
 
 
@@ -87,9 +88,9 @@ def test_what_is_no_utf8_is_refused(before: bytes, broken: bytes) -> None:
 
 
 @needs_loops
-@given(text=st.binary(max_size=64), length=st.integers(1, 300))
+@given(text=st.binary(max_size=64), cuts=st.lists(st.integers(0, 64), max_size=4), length=st.integers(1, 300))
 @settings(max_examples=500, deadline=None)
-def test_no_bytes_make_them_write_elsewhere(text: bytes, length: int) -> None:
+def test_no_bytes_make_them_write_elsewhere(text: bytes, cuts: list[int], length: int) -> None:
     assert loops
     counts = np.full(length + 16, -1, np.int64)
     counts[:length] = 0
@@ -98,10 +99,12 @@ def test_no_bytes_make_them_write_elsewhere(text: bytes, length: int) -> None:
     assert (counts[length:] == -1).all() and counts[:length].sum() <= counted_bytes
     known = np.arange(length, dtype=np.uint16)
     try:
-        ids, sizes = loops.encode(text, text.count(b"\xff"), known, 1000, 2000)
+        sizes = np.diff([0, *sorted(min(cut, len(text)) for cut in cuts), len(text)])
+        ids, counts = loops.encode(Texts(text, sizes), known, 1000, 2000)
     except ValueError:
         return
-    assert sizes.sum() <= len(ids) <= len(text)
+    assert counts.sum() == len(ids) <= len(text) + len(sizes)
+    assert (counts >= 1).all() and (ids[np.cumsum(counts) - 1] == 2000).all()
 
 
 def test_a_library_of_another_version_is_not_used(tmp_path: Path) -> None:
@@ -109,7 +112,7 @@ def test_a_library_of_another_version_is_not_used(tmp_path: Path) -> None:
     if not compiler:
         pytest.skip("no C compiler")
     source = (ROOT / "model" / "characters.c").read_text(encoding="utf-8")
-    (tmp_path / "other.c").write_text(source.replace("brickroad_interface = 1", "brickroad_interface = 99"))
+    (tmp_path / "other.c").write_text(source.replace("brickroad_interface = 2", "brickroad_interface = 99"))
     library = tmp_path / "other.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-o", library, tmp_path / "other.c"], check=True)
     with pytest.raises(OSError, match="another version"):

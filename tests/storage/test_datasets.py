@@ -30,7 +30,6 @@ from storage.errors import DatasetError
 from storage.files import sha256_file, sha256_text
 from storage.manifests import Quarantined, Source
 from storage.tokens import (
-    SPLITS,
     EncodedBatch,
     TokenArray,
     TokenPart,
@@ -54,18 +53,13 @@ def text_of(ids: TokenArray) -> str:
 
 
 def write_part(path: Path, texts: Sequence[str]) -> TokenPart:
-    stored = StoredBatch(
+    stored = StoredBatch.of(
         members=[f"{n}.txt" for n in range(len(texts))],
         sha256=[sha256_text(text.encode()) for text in texts],
         texts=[text.encode() for text in texts],
     )
     is_val = are_val(stored.sha256, FRACTION)
-    ids = {
-        split: ids_of(
-            "".join(text + "\0" for text, val in zip(texts, is_val, strict=True) if val == (split == "val"))
-        )
-        for split in SPLITS
-    }
+    ids = ids_of("".join(text + "\0" for text in texts))
     counts = np.array([len(text) + 1 for text in texts])
     return write_token_part(
         path, [EncodedBatch(stored=stored, is_val=is_val, token_counts=counts, ids=ids)], "uint16"

@@ -283,7 +283,7 @@ def write_part_rows(path: Path, begin: int, sizes: Sequence[int]) -> RowRange:
     with write_rows(path) as writer:
         for size in sizes:
             numbers = np.arange(begin, begin + size)
-            stored = StoredBatch(
+            stored = StoredBatch.of(
                 members=[f"{n}.txt" for n in numbers],
                 sha256=[int(n).to_bytes(32, "big") for n in numbers],
                 texts=[b""] * size,

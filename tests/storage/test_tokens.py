@@ -72,19 +72,14 @@ def batches_of(documents: Sequence[Encoded], size: int = 11, dtype: str = "uint1
     for start in range(0, len(documents), size):
         batch = documents[start : start + size]
         yield EncodedBatch(
-            stored=StoredBatch(
+            stored=StoredBatch.of(
                 members=[document.member for document in batch],
                 sha256=[document.sha256 for document in batch],
                 texts=[document.text for document in batch],
             ),
             is_val=are_val([document.sha256 for document in batch], FRACTION),
             token_counts=np.array([len(document.ids) + 1 for document in batch], np.int64),
-            ids={
-                split: np.array(
-                    [i for document in batch if document.split == split for i in [*document.ids, END]], dtype
-                )
-                for split in SPLITS
-            },
+            ids=np.array([i for document in batch for i in [*document.ids, END]], dtype),
         )
 
 

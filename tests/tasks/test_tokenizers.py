@@ -13,6 +13,7 @@ from tiny_data import build_plainly, tiny_documents
 from tokenizers import Tokenizer
 
 from model.bpe import END_OF_TEXT, BpeTokenizer, byte_characters, byte_level_json
+from model.texts import Texts
 from model.unicode_16 import LETTERS, NUMBERS
 from storage.forms import Reading, read_batches
 from storage.shards import find_shards, write_shard
@@ -54,7 +55,7 @@ def reference() -> LibraryTokenizer:
 
 
 def ids_of(encoder: FastEncoder | LibraryTokenizer | BpeTokenizer, text: str) -> list[int]:
-    ids, counts = encoder.encode_documents([text.encode()])
+    ids, counts = encoder.encode_documents(Texts.of([text.encode()]))
     assert counts.tolist() == [len(ids)]
     assert ids[-1] == encoder.end_of_text
     return ids[:-1].tolist()
@@ -102,10 +103,7 @@ def test_real_documents_have_the_ids_of_the_reference(
 ) -> None:
     for shard in find_shards(str(real_data / "owt-small"))[:3]:
         for batch in read_batches(shard, Reading()):
-            ends = batch.texts.sizes.cumsum()
-            texts = [
-                batch.texts.utf8[end - size : end] for end, size in zip(ends, batch.texts.sizes, strict=True)
-            ]
+            texts = Texts(batch.texts.utf8, batch.texts.sizes)
             (ids, counts), (others, other_counts) = (one.encode_documents(texts) for one in (fast, reference))
             assert np.array_equal(ids, others)
             assert np.array_equal(counts, other_counts)
