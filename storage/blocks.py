@@ -130,16 +130,18 @@ def write_block(block: Block) -> str:
 
 
 class BlockSink:
-    """`with BlockSink(path, number) as block: block.write(…); block.sha256` writes a block in one pass, from what lies in it.
+    """`with BlockSink(path, range(3, 5)) as sink: sink.write(…)` writes neighbouring blocks in one pass; then `sink.sha256`.
 
-    What is written is given in the order it has in the file, and may begin before the block and end after it.
+    What is written is given in the order it has in the file, and may begin before the blocks and end after them.
     """
 
-    def __init__(self, path: Path, number: int) -> None:
+    def __init__(self, path: Path, blocks: range) -> None:
         self.path = path
-        self.start, self.end = number * BLOCK_BYTES, (number + 1) * BLOCK_BYTES
-        self._sha256 = hashlib.sha256()
-        self._next = self.start
+        #: Of each block that is whole, or the last one, in hex.
+        self.sha256: list[str] = []
+        self._start, self._end = blocks.start * BLOCK_BYTES, blocks.stop * BLOCK_BYTES
+        self._next = self._start
+        self._hash = hashlib.sha256()
 
     def __enter__(self) -> Self:
         with named_errors(self.path):
@@ -150,26 +152,26 @@ class BlockSink:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._file:
-            if kind is None:
-                begin_writing_out(self._file.fileno(), self.start, self._next - self.start)
+            if kind is None and self._next % BLOCK_BYTES:
+                self._end_block(self._next - self._next % BLOCK_BYTES)
 
     def write(self, data: memoryview, place: int) -> None:
-        """Writes as much of the data, which belongs at this place of the file, as lies in the block."""
-        own = data[max(0, self.start - place) : max(0, self.end - place)]
-        if not own:
-            return
-        assert max(place, self.start) == self._next, "nothing is left out"
-        for start in range(0, len(own), _COPY_BYTES):
-            piece = own[start : start + _COPY_BYTES]
-            self._sha256.update(piece)
+        """Writes as much of the data, which belongs at this place of the file, as lies in the blocks."""
+        own = data[max(0, self._start - place) : max(0, self._end - place)]
+        assert not own or max(place, self._start) == self._next, "nothing is left out"
+        while own:
+            piece = own[: min(_COPY_BYTES, BLOCK_BYTES - self._next % BLOCK_BYTES)]
+            self._hash.update(piece)
             with named_errors(self.path):
                 _write_at(self._file.fileno(), piece, self._next)
-            self._next += len(piece)
+            own, self._next = own[len(piece) :], self._next + len(piece)
+            if self._next % BLOCK_BYTES == 0:
+                self._end_block(self._next - BLOCK_BYTES)
 
-    @property
-    def sha256(self) -> str:
-        """That of what was written, in hex."""
-        return self._sha256.hexdigest()
+    def _end_block(self, start: int) -> None:
+        self.sha256.append(self._hash.hexdigest())
+        self._hash = hashlib.sha256()
+        begin_writing_out(self._file.fileno(), start, self._next - start)
 
 
 def file_facts(path: Path) -> FileFacts:

@@ -230,7 +230,7 @@ def _encode(
     settings = encoding(config, workspace, tokenizer)
     earlier = steps.one(earlier_tokens, parts, tokenizer, fraction, workspace.datasets, workers)
     with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
-        if not earlier and can_be_placed(parts, counts, tokenizer):
+        if not earlier and can_be_placed(counts, tokenizer):
             tokens = _tokens_in_place(parts, counts, settings, writer, workers, steps)
         else:
             tokens = _tokens(parts, earlier, settings, workers, steps)
@@ -265,7 +265,8 @@ def _tokens_in_place(
     """The tokens of all parts, block by block, as they are written where they belong."""
     total = count_blocks(counts, settings.tokenizer)
     files = {split: writer.token_path(split) for split in SPLITS}
-    groups = groups_of(blocks_to_encode(parts, total, settings, files), total, workers.count)
+    pieces = blocks_to_encode(parts, total, settings, files)
+    groups = groups_of(pieces, total, workers.count, lambda piece: len(piece.numbers))
     encoded = steps.many(encode_in_place, groups, total=total, workers=workers, encoding=settings)
     with contextlib.closing(encoded):
         for block in encoded:

@@ -1,11 +1,10 @@
 """From shards to a data set: the steps of a build, each of which first asks what is done already."""
 
 import contextlib
-import itertools
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -57,17 +56,23 @@ SAMPLED_BYTES = 32 << 20  # of text, to learn byte-pair merges from
 _SAMPLED_ONE_IN = 10  # at least, of the documents of each shard that is looked at
 
 
-def groups_of(items: Iterable[T], count: int, workers: int) -> Iterator[list[T]]:
-    """`count` neighbouring items in groups, one a task run, each taken from `items` when it is asked for.
+def groups_of(
+    items: Iterable[T], total: int, workers: int, weigh: Callable[[T], int] = lambda _: 1
+) -> Iterator[list[T]]:
+    """Neighbouring items, which weigh `total` together, in groups, one a task run; each taken when it is asked for.
 
-    They are few enough to record, and get ever smaller, so that all workers end together.
+    They are few enough to record, and get ever lighter, so that all workers end together.
     """
-    groups = min(count, workers * _GROUPS_A_WORKER, MAXIMUM_GROUPS)
-    ends = [_share_done(number, groups, count) for number in range(groups + 1)]
-    rest = iter(items)
-    for start, end in itertools.pairwise(ends):
-        if start < end:
-            yield list(itertools.islice(rest, end - start))
+    groups = min(total, workers * _GROUPS_A_WORKER, MAXIMUM_GROUPS)
+    rest, weight = iter(items), 0
+    for number in range(groups):
+        group = list[T]()
+        while weight < _share_done(number + 1, groups, total):
+            item = next(rest)
+            group.append(item)
+            weight += weigh(item)
+        if group:
+            yield group
 
 
 def _share_done(groups: int, of_groups: int, items: int) -> int:

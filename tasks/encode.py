@@ -31,7 +31,8 @@ from tasks.tokenizers import FastEncoder, LibraryTokenizer, TokenizerFile, check
 from tasks.workers import Workers
 
 _CHECKED_ONE_IN = 8  # parts
-_AT_ONCE = 16  # parts, in one call of a worker: four of characters take no longer than to ask for them
+_SHORT_ONE_IN = 4  # of a block
+_AT_ONCE = 16  # parts, in one call of a worker, which is idle from its answer to the next question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,18 +62,19 @@ class PlacedPart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BlockToEncode:
-    """A block of the train tokens, by its number: the parts that begin in it, and the one before that reaches into it."""
+class BlocksToEncode:
+    """Neighbouring blocks of the train tokens, by their numbers: the parts that begin in them, and the one before that
+    reaches into them. One block, or those that a long part lies in."""
 
     path: Path
-    number: int
+    numbers: range
     before: PlacedPart | None
     parts: list[PlacedPart]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedBlock:
-    """A block that is in its place, and the parts that begin in it."""
+    """A block that is in its place, and parts that are: all that begin in it, or in it and the blocks before it."""
 
     number: int
     sha256: str
@@ -102,25 +104,25 @@ def encode_parts(
 
 
 def encode_in_place(
-    blocks: Sequence[BlockToEncode], encoding: Encoding, workers: Workers
+    pieces: Sequence[BlocksToEncode], encoding: Encoding, workers: Workers
 ) -> list[EncodedBlock]:
     """The tokens of stored texts, of which the number is known, written to their places and hashed as they are made."""
-    encoded = []
-    for block in blocks:
-        longest = max(each.part.longest_bytes for each in _parts_in(block))
-        with workers.memory(COPIES_OF_A_DOCUMENT * longest):
-            encoded.append(workers.run(encode_block, block, encoding, workers.resident_limit_bytes))
+    encoded: list[EncodedBlock] = []
+    for piece in pieces:
+        parts = [*([piece.before] if piece.before else []), *piece.parts]
+        with workers.memory(COPIES_OF_A_DOCUMENT * max(each.part.longest_bytes for each in parts)):
+            encoded += workers.run(encode_blocks, piece, encoding, workers.resident_limit_bytes)
     return encoded
 
 
-def encode_block(block: BlockToEncode, encoding: Encoding, resident_limit_bytes: int) -> EncodedBlock:
-    """The tokens of the parts in a block, as a worker makes them."""
+def encode_blocks(piece: BlocksToEncode, encoding: Encoding, resident_limit_bytes: int) -> list[EncodedBlock]:
+    """The tokens of the parts in some blocks, as a worker makes them. The parts are told with the last block."""
     encoder = _encoder(encoding.tokenizer, resident_limit_bytes)
     dtype = token_dtype(encoding.tokenizer.vocabulary_size)
-    with BlockSink(block.path, block.number) as sink:
-        if block.before:
-            batches = _encoded(block.before.part, encoding, encoder)
-            write_end_of_placed_part(batches, dtype, block.before.places, sink)
+    with BlockSink(piece.path, piece.numbers) as sink:
+        if piece.before:
+            batches = _encoded(piece.before.part, encoding, encoder)
+            write_end_of_placed_part(batches, dtype, piece.before.places, sink)
         parts = [
             write_placed_part(
                 _path(each.number, encoding),
@@ -129,13 +131,12 @@ def encode_block(block: BlockToEncode, encoding: Encoding, resident_limit_bytes:
                 each.places,
                 sink,
             )
-            for each in block.parts
+            for each in piece.parts
         ]
-    return EncodedBlock(number=block.number, sha256=sink.sha256, parts=parts)
-
-
-def _parts_in(block: BlockToEncode) -> list[PlacedPart]:
-    return [*([block.before] if block.before else []), *block.parts]
+    return [
+        EncodedBlock(number=number, sha256=sha256, parts=parts if number == piece.numbers[-1] else [])
+        for number, sha256 in zip(piece.numbers, sink.sha256, strict=True)
+    ]
 
 
 def _path(number: int, encoding: Encoding) -> Path:
@@ -182,17 +183,9 @@ def parts_to_encode(parts: Sequence[DocumentPart], earlier: Collection[int]) -> 
     return [PartToEncode(number=n, part=part) for n, part in enumerate(parts) if n not in earlier]
 
 
-def can_be_placed(parts: Sequence[DocumentPart], counts: SplitCounts, tokenizer: TokenizerFile) -> bool:
-    """Whether it is known, from the characters of each part, where its tokens belong, and no part is long beside a block.
-
-    Of a longer one the beginning would be encoded once more for each block that it reaches into.
-    """
-    most = max((part.text_bytes + part.documents for part in parts), default=0)  # tokens of one part
-    return (
-        tokenizer.encoder == "own"
-        and counts.are_noted
-        and most * np.dtype(token_dtype(tokenizer.vocabulary_size)).itemsize <= BLOCK_BYTES
-    )
+def can_be_placed(counts: SplitCounts, tokenizer: TokenizerFile) -> bool:
+    """Whether it is known, from the characters of each part, where its tokens belong."""
+    return tokenizer.encoder == "own" and counts.are_noted
 
 
 def count_blocks(counts: SplitCounts, tokenizer: TokenizerFile) -> int:
@@ -204,18 +197,25 @@ def count_blocks(counts: SplitCounts, tokenizer: TokenizerFile) -> int:
 
 def blocks_to_encode(
     parts: Sequence[DocumentPart], blocks: int, encoding: Encoding, files: dict[Split, Path]
-) -> Iterator[BlockToEncode]:
-    """The blocks of the train tokens of a data set, each as soon as the parts that lie in it are known."""
+) -> Iterator[BlocksToEncode]:
+    """The blocks of the train tokens of a data set, each as soon as the parts that lie in it are known.
+
+    A part that reaches into the next block is encoded once more for that one, if it is short; else one worker makes both.
+    """
     placed = _placed(parts, encoding, files)
     before, upcoming = None, next(placed, None)
+    first, begun = 0, list[PlacedPart]()
     for number in range(blocks):
-        end, begun = (number + 1) * BLOCK_BYTES, list[PlacedPart]()
+        end = (number + 1) * BLOCK_BYTES
         while upcoming and (upcoming.places.train.start < end or number == blocks - 1):
             begun.append(upcoming)
             upcoming = next(placed, None)
-        yield BlockToEncode(path=files["train"], number=number, before=before, parts=begun)
         last = begun[-1] if begun else before
-        before = last if last and last.places.train.end > end else None
+        reaching = last if last and last.places.train.end > end else None
+        if not reaching or reaching.places.train.bytes <= BLOCK_BYTES // _SHORT_ONE_IN:
+            numbers = range(first, number + 1)
+            yield BlocksToEncode(path=files["train"], numbers=numbers, before=before, parts=begun)
+            before, first, begun = reaching, number + 1, []
 
 
 def _placed(

@@ -18,15 +18,15 @@ from storage.tokens import SPLITS, TokenPart, TokenPlaces
 from storage.workspace import Workspace
 from tasks import encode
 from tasks.characters import SplitCounts
-from tasks.dataset import count_parts
+from tasks.dataset import count_parts, groups_of
 from tasks.encode import (
-    BlockToEncode,
+    BlocksToEncode,
     Encoding,
     PlacedPart,
     blocks_to_encode,
     can_be_placed,
     count_blocks,
-    encode_block,
+    encode_blocks,
     encode_parts,
     parts_to_encode,
 )
@@ -68,7 +68,7 @@ def facts_of(part: TokenPart) -> tuple[Any, ...]:
     return part.train, part.val, part.rows.read().to_pylist()
 
 
-@pytest.mark.parametrize("block_bytes", [14_001, 20_000, 64_000, 1 << 20])
+@pytest.mark.parametrize("block_bytes", [1_000, 9_999, 14_001, 40_000, 64_000, 1 << 20])
 def test_block_by_block_in_any_order_is_part_by_part(
     block_bytes: int,
     parts: list[DocumentPart],
@@ -82,7 +82,7 @@ def test_block_by_block_in_any_order_is_part_by_part(
     facts = [facts_of(part) for part in by_part]
 
     set_block_bytes(monkeypatch, block_bytes)
-    assert can_be_placed(parts, counts, encoding.tokenizer)
+    assert can_be_placed(counts, encoding.tokenizer)
     files = {split: tmp_path / f"{split}.bin" for split in SPLITS}
     for path in files.values():
         path.touch()
@@ -90,9 +90,12 @@ def test_block_by_block_in_any_order_is_part_by_part(
     assert count == -(-len(expected["train"]) // block_bytes)
     planned = list(blocks_to_encode(parts, count, encoding, files))
     shuffled = random.Random(block_bytes).sample(planned, len(planned))
-    encoded = {
-        block.number: encode_block(block, encoding, RESIDENT_BYTES) for block in [*shuffled, shuffled[0]]
-    }
+    found = [
+        block
+        for piece in [*shuffled, shuffled[0]]
+        for block in encode_blocks(piece, encoding, RESIDENT_BYTES)
+    ]
+    encoded = {block.number: block for block in found}
     for split in SPLITS:
         assert files[split].read_bytes() == expected[split]
     for number in range(count):
@@ -102,9 +105,11 @@ def test_block_by_block_in_any_order_is_part_by_part(
 
 
 @given(
-    st.lists(st.one_of(st.just(0), st.just(100), st.integers(0, 100)), min_size=1).filter(any),
+    st.lists(st.one_of(st.just(0), st.just(100), st.integers(0, 30), st.integers(0, 400)), min_size=1).filter(
+        any
+    )
 )
-def test_every_part_belongs_to_one_block_and_every_block_has_all_that_reaches_into_it(
+def test_every_part_belongs_to_one_piece_and_every_piece_has_all_that_reaches_into_it(
     sizes: list[int],
 ) -> None:
     ends = list(itertools.accumulate(sizes))
@@ -116,35 +121,35 @@ def test_every_part_belongs_to_one_block_and_every_block_has_all_that_reaches_in
         PlacedPart(number=number, part=None, places=TokenPlaces(train=place, val=place))  # type: ignore[arg-type]
         for number, place in enumerate(places)
     ]
+    blocks_in_all = -(-ends[-1] // 100)
     with pytest.MonkeyPatch.context() as patch:
         set_block_bytes(patch, 100)
         patch.setattr(encode, "_placed", lambda *_: iter(placed))
         files = {split: Path(split) for split in SPLITS}
-        planned: list[BlockToEncode] = list(blocks_to_encode([], -(-ends[-1] // 100), None, files))  # type: ignore[arg-type]
-    assert [part for block in planned for part in block.parts] == placed
-    for number, block in enumerate(planned):
-        assert block.number == number
-        here = [block.before, *block.parts] if block.before else block.parts
-        start, end = number * 100, number * 100 + 100
+        planned: list[BlocksToEncode] = list(blocks_to_encode([], blocks_in_all, None, files))  # type: ignore[arg-type]
+    assert [part for piece in planned for part in piece.parts] == placed
+    assert [number for piece in planned for number in piece.numbers] == list(range(blocks_in_all))
+    for piece in planned:
+        here = [piece.before, *piece.parts] if piece.before else piece.parts
+        start, end = piece.numbers.start * 100, piece.numbers.stop * 100
         reaching = [
-            p
-            for p in placed
-            if p.places.train.bytes and p.places.train.start < end and p.places.train.end > start
+            part
+            for part in placed
+            if part.places.train.bytes and part.places.train.start < end and part.places.train.end > start
         ]
         assert [part for part in here if part.places.train.bytes] == reaching
+        assert not piece.before or piece.before.places.train.bytes <= 25, "no long part is encoded twice"
+    for workers in (1, 3):
+        groups = list(groups_of(planned, blocks_in_all, workers, lambda piece: len(piece.numbers)))
+        assert [piece for group in groups for piece in group] == planned
+        assert all(groups)
 
 
 def test_tokens_have_no_places_where_their_number_is_not_known(
-    parts: list[DocumentPart],
-    counts: SplitCounts,
-    encoding: Encoding,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    parts: list[DocumentPart], counts: SplitCounts, encoding: Encoding, tmp_path: Path
 ) -> None:
-    assert can_be_placed(parts, counts, encoding.tokenizer)
-    assert not can_be_placed(parts, counts, TokenizerFile.write(gpt2_json(), tmp_path))
+    assert can_be_placed(counts, encoding.tokenizer)
+    assert not can_be_placed(counts, TokenizerFile.write(gpt2_json(), tmp_path))
     with Workers(1) as workers:
         counted_again = count_parts(parts, 0.2, workers)
-    assert not can_be_placed(parts, counted_again, encoding.tokenizer), "their split was another one"
-    set_block_bytes(monkeypatch, 9_000)
-    assert not can_be_placed(parts, counts, encoding.tokenizer), "a part is longer than a block"
+    assert not can_be_placed(counted_again, encoding.tokenizer), "their split was another one"
