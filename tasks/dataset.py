@@ -192,10 +192,11 @@ def count_parts(parts: Sequence[DocumentPart], val_fraction: float, workers: Wor
         else:
             uncounted.append((part, val_fraction))
     counts.are_noted = not uncounted
-    with Watch("count", total=len(uncounted), unit="shards") as watch:
-        for counted in workers.map(count_part, uncounted):
-            counts.add(counted)
-            watch.advance(1)
+    if uncounted:
+        with Watch("count", total=len(uncounted), unit="shards") as watch:
+            for counted in workers.map(count_part, uncounted):
+                counts.add(counted)
+                watch.advance(1)
     return counts
 
 
