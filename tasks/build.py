@@ -7,7 +7,7 @@ tasks of them, which a person can watch.
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -36,7 +36,9 @@ from tasks.dataset import (
     swept,
 )
 from tasks.encode import (
+    EncodedBlock,
     Encoding,
+    PartToEncode,
     blocks_to_encode,
     can_be_placed,
     checked,
@@ -79,7 +81,7 @@ class Steps(Protocol):
     ) -> Generator[R]:
         """What a step comes to for each of `total` items: `step(group, workers=…, **settings)`, some groups side by side.
 
-        The results come in the order of the items, each as soon as all before it are there. Closed before its end, it
+        It may begin at once. The results come in the order of the items, each as soon as all before it are there. Closed before its end, it
         returns when nothing is being done any more.
         """
 
@@ -230,45 +232,48 @@ def _encode(
     settings = encoding(config, workspace, tokenizer)
     earlier = steps.one(earlier_tokens, parts, tokenizer, fraction, workspace.datasets, workers)
     with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
-        if not earlier and can_be_placed(counts, tokenizer):
-            tokens = _tokens_in_place(parts, counts, settings, writer, workers, steps)
-        else:
-            tokens = _tokens(parts, earlier, settings, workers, steps)
-        with contextlib.closing(tokens):
+        with contextlib.ExitStack() as running:
+            if not earlier and can_be_placed(counts, tokenizer):
+                blocks = running.enter_context(_blocks(parts, counts, settings, writer, workers, steps))
+                tokens = _parts_in(blocks, writer)
+            else:
+                to_encode = parts_to_encode(parts, earlier)
+                fresh = running.enter_context(_parts(to_encode, settings, workers, steps))
+                tokens = checked(in_order(len(parts), earlier, fresh), to_encode, settings, workers)
             described = steps.one(join, config, writer, material, tokenizer, tokens, workers, clock, memory)
         return steps.one(publish, writer, described, counts.all)
 
 
-def _tokens(
-    parts: Sequence[DocumentPart],
-    earlier: dict[int, TokenPart],
-    settings: Encoding,
-    workers: Workers,
-    steps: Steps,
-) -> Generator[TokenPart]:
-    """The tokens of all parts: those of an `earlier` data set, and the others as they are made."""
-    to_encode = parts_to_encode(parts, earlier)
-    groups = groups_of(to_encode, len(to_encode), workers.count)
-    fresh = steps.many(encode, groups, total=len(to_encode), workers=workers, encoding=settings)
-    with contextlib.closing(fresh):
-        yield from checked(in_order(len(parts), earlier, fresh), to_encode, settings, workers)
+def _parts(
+    parts: list[PartToEncode], settings: Encoding, workers: Workers, steps: Steps
+) -> contextlib.closing[Generator[TokenPart]]:
+    """The tokens of parts, as they are made."""
+    groups = groups_of(parts, len(parts), workers.count)
+    return contextlib.closing(
+        steps.many(encode, groups, total=len(parts), workers=workers, encoding=settings)
+    )
 
 
-def _tokens_in_place(
+def _blocks(
     parts: Sequence[DocumentPart],
     counts: SplitCounts,
     settings: Encoding,
     writer: DatasetWriter,
     workers: Workers,
     steps: Steps,
-) -> Generator[TokenPart]:
-    """The tokens of all parts, block by block, as they are written where they belong."""
+) -> contextlib.closing[Generator[EncodedBlock]]:
+    """The blocks of the train tokens of all parts, as they are written where they belong."""
     total = count_blocks(counts, settings.tokenizer)
     files = {split: writer.token_path(split) for split in SPLITS}
     pieces = blocks_to_encode(parts, total, settings, files)
     groups = groups_of(pieces, total, workers.count, lambda piece: len(piece.numbers))
-    encoded = steps.many(encode_in_place, groups, total=total, workers=workers, encoding=settings)
-    with contextlib.closing(encoded):
-        for block in encoded:
-            writer.is_written("train", block.number, block.sha256)
-            yield from block.parts
+    return contextlib.closing(
+        steps.many(encode_in_place, groups, total=total, workers=workers, encoding=settings)
+    )
+
+
+def _parts_in(blocks: Iterable[EncodedBlock], writer: DatasetWriter) -> Iterator[TokenPart]:
+    """The parts in blocks, each after the writer knows of the blocks that it is in."""
+    for block in blocks:
+        writer.is_written("train", block.number, block.sha256)
+        yield from block.parts

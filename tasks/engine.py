@@ -16,9 +16,11 @@ R = TypeVar("R")
 
 
 def road_task(name: str, **options: Any) -> Callable[[Callable[P, R]], Task[P, R]]:
-    """A decorator: the function as a task of that name, tagged `brickroad`, whose results stay in memory."""
-    tags = ["brickroad", *options.pop("tags", [])]
-    return task(name=name, tags=tags, cache_policy=NO_CACHE, persist_result=False, **options)
+    """A decorator: the function as a task of that name, whose results stay in memory.
+
+    Tags are for what is to be limited alone: for each run of a task that has one, Prefect asks its server whether it may begin.
+    """
+    return task(name=name, cache_policy=NO_CACHE, persist_result=False, **options)
 
 
 def can_heal(task: Any, run: Any, state: State[Any]) -> bool:
