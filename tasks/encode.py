@@ -71,6 +71,12 @@ class BlocksToEncode:
     before: PlacedPart | None
     parts: list[PlacedPart]
 
+    @property
+    def name(self) -> str:
+        """What is being made of which stored text, for messages."""
+        first = self.before or self.parts[0]
+        return f"block {self.numbers.start} of {self.path.name}, from {first.part.path}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncodedBlock:
