@@ -68,8 +68,10 @@ class SplitCounts:
     val_documents: int = 0
     are_noted: bool = True
 
-    def update(self, batch: TextBatch, digests: list[bytes], val_fraction: float) -> None:
-        """Counts documents with these content hashes."""
+    def update(
+        self, batch: TextBatch, digests: list[bytes] | npt.NDArray[np.uint8], val_fraction: float
+    ) -> None:
+        """Counts documents with these content hashes, [documents, 32]."""
         is_val, ends = are_val(digests, val_fraction), np.cumsum(batch.sizes)
         self.all.update_utf8(batch.utf8)
         of_val = zip(ends[is_val].tolist(), batch.sizes[is_val].tolist(), strict=True)
@@ -105,7 +107,9 @@ def count_part(part: DocumentPart, val_fraction: float) -> PartCharacters:
     """The characters of a stored shard, counted again."""
     counts = SplitCounts()
     for stored in read_texts(part):
-        counts.update(TextBatch.of(stored.members, stored.texts), stored.sha256, val_fraction)
+        utf8, sizes = stored.joined()
+        batch = TextBatch(members=stored.members, utf8=bytes(utf8), sizes=sizes)
+        counts.update(batch, stored.hashes, val_fraction)
     return counts.as_part()
 
 

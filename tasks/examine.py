@@ -89,7 +89,7 @@ def examine_part(part: DocumentPart, number: int, examination: Examination) -> E
         columns.append(found.columns)
         members += stored.members
         sha256 += stored.sha256
-        sizes += map(len, stored.texts)
+        sizes += stored.joined()[1].tolist()
     further = [np.concatenate(column) for column in zip(*columns, strict=True)]
     files.write(Names(members=members, dropped=dropped), sizes, sha256, further)
     return files
@@ -105,7 +105,7 @@ def write_shingles(part: DocumentPart, files: ExaminedFiles, rows: list[int]) ->
         texts = [text for row, text in enumerate(stored.texts, start=first) if row in wanted]
         shingles, counts = _shingles(*hashed_words(texts))
         sets += [np.unique(one) for one in np.split(shingles, np.cumsum(counts)[:-1])] if texts else []
-        first += len(stored.texts)
+        first += len(stored)
     files.write_sets(sets)
     return [len(one) for one in sets]
 
@@ -116,7 +116,7 @@ class _Batch:
     def __init__(self, stored: StoredBatch, examination: Examination) -> None:
         self._texts, self._quality = stored.texts, examination.quality
         self.dropped: dict[int, tuple[Step, str]] = {}
-        for row, text in enumerate(stored.texts):
+        for row, text in enumerate(self._texts):
             if why := local_verdict(text, self._quality):
                 self.dropped[row] = why
         self.columns: list[Column] = []

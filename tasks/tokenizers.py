@@ -201,7 +201,7 @@ class LibraryTokenizer:
 class TokenizerFile:
     """A tokenizer on disk, what a reader of token files needs to know of it, and which program is to encode with it.
 
-    `plain_path` is what gigatoken reads: the same without special tokens, so that `<|endoftext|>` is text like any other.
+    `plain_path` is what gigatoken reads, if it is to encode: the same without special tokens, so that `<|endoftext|>` is text like any other.
     `words_end_at_blanks` if no token reaches over the blank between two letters.
     """
 
@@ -217,16 +217,14 @@ class TokenizerFile:
     def write(cls, text: str, folder: Path) -> "TokenizerFile":
         """Writes a tokenizer's JSON below `folder`, and chooses the fastest encoder for it. ValueError if it cannot be used."""
         identity = hashlib.sha256(text.encode()).hexdigest()
-        paths = {
-            "path": folder / f"tokenizer-{identity[:16]}.json",
-            "plain_path": folder / f"plain-{identity[:16]}.json",
-        }
         plain, facts = _prepared(text)
-        for path, content in zip(paths.values(), (text, plain), strict=True):
-            if content:
-                with atomic_file(path) as file:
-                    file.write(content.encode())
-        return cls(**paths, **facts, fingerprint=identity)
+        path, plain_path = (folder / f"{kind}-{identity[:16]}.json" for kind in ("tokenizer", "plain"))
+        with atomic_file(path) as file:
+            file.write(text.encode())
+        if plain:
+            with atomic_file(plain_path) as file:
+                file.write(plain.encode())
+        return cls(path=path, plain_path=plain_path, fingerprint=identity, **facts)
 
     def text(self) -> str:
         """The text of the file."""
@@ -248,7 +246,7 @@ def _prepared(text: str) -> tuple[str, dict[str, Any]]:
         vocabulary_size, end_of_text = tokenizer.vocabulary_size, tokenizer.end_of_text
         encoder = "own" if isinstance(tokenizer, CharTokenizer) else _fastest(plain)
     facts = {"vocabulary_size": vocabulary_size, "end_of_text": end_of_text, "encoder": encoder}
-    return plain, facts | {"words_end_at_blanks": is_gpt2}
+    return plain if encoder == "gigatoken" else "", facts | {"words_end_at_blanks": is_gpt2}
 
 
 def _fastest(plain: str) -> Encoder:

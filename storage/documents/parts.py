@@ -100,9 +100,16 @@ class TextBatch:
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """Neighbouring documents as stored: rows of `member`, the `sha256` of each text, and `text`, in UTF-8."""
+    """Neighbouring documents as stored: rows of `member`, the `sha256` of each text, and `text`, in UTF-8.
+
+    `members`, `sha256` and `texts` are lists made anew each time they are asked for; the rest copies nothing.
+    """
 
     rows: pa.RecordBatch
+
+    def __len__(self) -> int:
+        """How many documents."""
+        return int(self.rows.num_rows)
 
     @classmethod
     def of(cls, members: list[str], sha256: list[bytes], texts: list[bytes]) -> Self:
@@ -125,7 +132,7 @@ class StoredBatch:
 
     @property
     def hashes(self) -> npt.NDArray[np.uint8]:
-        """The same, [documents, 32], without copying."""
+        """The same, [documents, 32]."""
         return numbers_of_one(self.rows.column("sha256"), np.dtype((np.uint8, 32)))
 
     @property
@@ -134,7 +141,7 @@ class StoredBatch:
         return bytes_of(self.rows.column("text"))
 
     def joined(self) -> tuple[memoryview, npt.NDArray[np.int64]]:
-        """The texts one after another, and the size of each in bytes, without copying."""
+        """The texts one after another, and the size of each in bytes."""
         return texts_of(self.rows.column("text"))
 
 
