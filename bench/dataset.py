@@ -113,10 +113,7 @@ def rates(shards: list[Shard]) -> dict[str, float]:
     texts: list[bytes] = []
     for shard in shards:
         for batch in read_batches(shard, Reading()):
-            view, start = batch.texts.utf8, 0
-            for size in batch.texts.sizes.tolist():
-                texts.append(view[start : start + size])
-                start += size
+            texts += Texts(batch.texts.utf8, batch.texts.sizes)
         if sum(map(len, texts)) > _RATE_BYTES * 5:
             break
     few, size = list[bytes](), 0
