@@ -60,12 +60,11 @@ class FileRange:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
     """One block of a file that is being put together, and the ranges that it is made of: of other files, or of this file,
-    where somebody has written them already. `sha256` is given if somebody has hashed it as well."""
+    where somebody has written them already."""
 
     path: Path
     number: int
     pieces: list[FileRange]
-    sha256: str | None = None
 
 
 class BlockwiseFile:
@@ -78,12 +77,7 @@ class BlockwiseFile:
         self._next: list[FileRange] = []
         self._room = BLOCK_BYTES
         self._blocks = 0
-        self._sha256: dict[int, str] = {}
         self.bytes = 0
-
-    def is_written(self, number: int, sha256: str) -> None:
-        """The block with this number is in its place already, and has this sha256."""
-        self._sha256[number] = sha256
 
     def append(self, piece: FileRange) -> Iterator[Block]:
         """The blocks that are known whole, now that these bytes follow."""
@@ -102,8 +96,7 @@ class BlockwiseFile:
             yield self._cut()
 
     def _cut(self) -> Block:
-        sha256 = self._sha256.pop(self._blocks, None)
-        block = Block(path=self.path, number=self._blocks, pieces=self._next, sha256=sha256)
+        block = Block(path=self.path, number=self._blocks, pieces=self._next)
         self._next, self._room = [], BLOCK_BYTES
         self._blocks += 1
         return block
@@ -111,8 +104,6 @@ class BlockwiseFile:
 
 def write_block(block: Block) -> str:
     """Writes a block to its place in its file, unless it is there; returns its sha256 in hex. May be done again."""
-    if block.sha256:
-        return block.sha256
     sha256 = hashlib.sha256()
     with block.path.open("r+b", buffering=0) as target:
         place = block.number * BLOCK_BYTES

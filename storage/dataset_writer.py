@@ -47,7 +47,7 @@ class DatasetWriter:
         self._folder, self._name = folder, name
         self._sources: list[Source] = []
         self._totals: dict[Split, SplitFacts] = {split: SplitFacts() for split in SPLITS}
-        self._block_sha256: dict[Split, list[str]] = {split: [] for split in SPLITS}
+        self._block_sha256: dict[Split, dict[int, str]] = {split: {} for split in SPLITS}  # by their numbers
         self._given: deque[tuple[Split, Block]] = deque()
         self._transient: dict[Path, int] = {}  # files that go when so many bytes of them have been joined
 
@@ -67,7 +67,7 @@ class DatasetWriter:
         self._stack.close()
 
     def append(self, source: Source, part: TokenPart) -> Iterator[Block]:
-        """Adds the tokens of the next shard: the blocks that can be written now."""
+        """Adds the tokens of the next shard: the blocks that can be written now, and are not."""
         with named_errors(self._stage / "documents.parquet"):
             self._documents.append(source.name, part.rows)
         self._sources.append(source)
@@ -86,7 +86,7 @@ class DatasetWriter:
 
     def is_written(self, split: Split, block: int, sha256: str) -> None:
         """A whole block of a token file is in its place already. To be said before the last part that is in it is appended."""
-        self._files[split].is_written(block, sha256)
+        self._block_sha256[split][block] = sha256
 
     def finish(self) -> Iterator[Block]:
         """All parts have been added: the last blocks."""
@@ -95,13 +95,14 @@ class DatasetWriter:
 
     def _give(self, split: Split, blocks: Iterator[Block]) -> Iterator[Block]:
         for block in blocks:
-            self._given.append((split, block))
-            yield block
+            if block.number not in self._block_sha256[split]:
+                self._given.append((split, block))
+                yield block
 
     def written(self, sha256: str) -> None:
         """The first of the blocks that were given and not yet noted is written, and has this sha256."""
         split, block = self._given.popleft()
-        self._block_sha256[split].append(sha256)
+        self._block_sha256[split][block.number] = sha256
         for piece in block.pieces:
             if piece.path in self._transient:
                 self._transient[piece.path] -= piece.bytes
@@ -127,7 +128,9 @@ class DatasetWriter:
             self._rows.close()
             (self._stage / "tokenizer.json").write_bytes(inputs.tokenizer_json.encode())
         files = {
-            f"{split}.bin": FileFacts.of(self._files[split].bytes, self._block_sha256[split])
+            f"{split}.bin": FileFacts.of(
+                self._files[split].bytes, [sha256 for _, sha256 in sorted(self._block_sha256[split].items())]
+            )
             for split in SPLITS
         }
         others = ("tokenizer.json", "documents.parquet", DROPPED_NAME)
