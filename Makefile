@@ -9,7 +9,7 @@ READY := .venv/ready
 setup: $(READY)
 
 # The environment is done when this file is there; what it is made from makes it again, and nothing else does.
-$(READY): requirements.lock pyproject.toml model/characters.c
+$(READY): requirements.lock pyproject.toml $(wildcard model/*.c model/*.h)
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .

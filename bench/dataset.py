@@ -32,7 +32,7 @@ from storage.workspace import Workspace
 from tasks.build import build
 from tasks.corpora import CorpusConfig
 from tasks.memory import MemoryWatch
-from tasks.tokenizers import FastEncoder, LibraryTokenizer, TokenizerFile, gpt2_json
+from tasks.tokenizers import LibraryTokenizer, TokenizerFile, fast_encoder, gpt2_json
 from tasks.workers import Workers, chosen_workers
 
 _RATE_BYTES = 4_000_000  # of text that the slower encoders are measured on
@@ -122,18 +122,34 @@ def rates(shards: list[Shard]) -> dict[str, float]:
             few.append(text)
             size += len(text)
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = TokenizerFile.write(gpt2_json(), Path(folder))
-        reference, fast = LibraryTokenizer(tokenizer.text()), FastEncoder(tokenizer, 4 << 30)
+        encoders = {
+            name: fast_encoder(written, 4 << 30) for name, written in fast_tokenizers(Path(folder)).items()
+        }
+    reference = LibraryTokenizer(gpt2_json())
     bpe = tiktoken.Encoding("gpt2", pat_str=_GPT2_WORDS, mergeable_ranks=mergeable_ranks(), special_tokens={})
     joined = Texts.of(texts)
     seconds = {
-        "gigatoken_cold": timed(lambda: fast.encode_documents(joined))[1] / sum(map(len, texts)),
-        "gigatoken_warm": timed(lambda: fast.encode_documents(joined))[1] / sum(map(len, texts)),
+        f"{name}_{state}": timed(lambda own=encoder: own.encode_documents(joined))[1] / sum(map(len, texts))
+        for name, encoder in encoders.items()
+        for state in ("cold", "warm")
+    }
+    seconds |= {
         "tokenizers": timed(lambda: reference.encode_documents(Texts.of(few)))[1] / size,
         "tiktoken": timed(lambda: [bpe.encode_ordinary(text.decode()) for text in few])[1] / size,
     }
     seconds |= character_seconds(texts)
     return {f"{name}_mb_per_second": round(1e-6 / each, 1) for name, each in seconds.items()}
+
+
+def fast_tokenizers(folder: Path) -> dict[str, TokenizerFile]:
+    """GPT-2's tokenizer for each of the fast encoders that are here: gigatoken, and our compiled loop."""
+    found, compiled_loops = dict[str, TokenizerFile](), compiled.loops
+    for loops in (None, compiled_loops):
+        compiled.loops = loops
+        (folder / str(loops)).mkdir(exist_ok=True)
+        written = TokenizerFile.write(gpt2_json(), folder / str(loops))
+        found[written.encoder.replace(" ", "_")] = written
+    return found
 
 
 def character_seconds(texts: list[bytes]) -> dict[str, float]:

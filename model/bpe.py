@@ -9,24 +9,26 @@ import hashlib
 import itertools
 import json
 import re
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from model import compiled
+from model.byte_pairs import SYMBOLS, Merges
 from model.texts import Texts
-from model.unicode_16 import LETTERS, NUMBERS, Ranges
+from model.unicode_16 import BLANKS, LETTERS, NUMBERS, Ranges
 
 TokenArray = npt.NDArray[np.integer[Any]]
 
 END_OF_TEXT: Final = "<|endoftext|>"
-_WHITE_SPACE: Final = "\t\n\x0b\x0c\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _WORDS_REMEMBERED: Final = 1 << 16
 _MAXIMUM_IDS: Final = 1 << 24
 
 
-def byte_level_json(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> str:
+def byte_level_json(vocabulary: dict[str, int], merges: Sequence[Sequence[str]]) -> str:
     """A `tokenizer.json` as the libraries `tokenizers` and `transformers` read it; the same arguments, the same text.
 
     `vocabulary` has every token but end-of-text, spelt in the characters of `byte_characters`, with ids from 0 without a
@@ -43,7 +45,7 @@ def byte_level_json(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -
     model = {
         "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
         "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-        "vocab": by_id, "merges": [list(pair) for pair in merges],
+        "vocab": by_id, "merges": merges,
     }  # fmt: skip
     whole = {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [special], "normalizer": None,
@@ -107,14 +109,18 @@ class BpeTokenizer:
     @cached_property
     def _rank_of_pair(self) -> dict[tuple[bytes, bytes], int]:
         byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-        pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in self._merges)
         ranks = {
             (bytes(byte_of[c] for c in left), bytes(byte_of[c] for c in right)): rank
-            for rank, (left, right) in enumerate(pairs)
+            for rank, (left, right) in enumerate(_pairs(self._merges))
         }
         if any(left + right not in self._id_of_bytes for left, right in ranks):
             raise ValueError("tokenizer: its vocabulary lacks a merged pair")
         return ranks
+
+    @cached_property
+    def _compiled(self) -> compiled.BytePairs | None:
+        merges = learnt_merges(json.loads(self._json))
+        return merges.encoder() if merges else None
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -160,6 +166,8 @@ class BpeTokenizer:
 
     def encode_documents(self, texts: Texts) -> tuple[TokenArray, npt.NDArray[np.int64]]:
         """(ids, counts) of texts, as the protocol says."""
+        if compiled.loops and self._compiled:
+            return self._compiled.encode_documents(texts)
         end = np.array([self.end_of_text], self.dtype)
         encoded = [np.append(self.encode(text.decode()), end) for text in texts]
         counts = np.array([len(ids) for ids in encoded], np.int64)
@@ -207,6 +215,56 @@ class BpeTokenizer:
         return [self._id_of_bytes[part] for part in parts]
 
 
+def learnt_merges(fields: Any) -> Merges | None:
+    """What `byte_pairs.c` merges, from a parsed `tokenizer.json` of GPT-2's kind.
+
+    None if that is nothing for it: there are more ids or symbols than 16 bits have, or a merge takes what none before it makes.
+    """
+    vocabulary, end_of_text = fields["model"]["vocab"], fields["added_tokens"][0]["id"]
+    try:
+        pairs = list(_pairs(fields["model"]["merges"]))
+        spelt = [*byte_characters(), *(left + right for left, right in pairs)]
+        ids = np.fromiter(map(vocabulary.__getitem__, spelt), np.int64, len(spelt))
+        # Of tokens that two merges make, the first one's number.
+        symbol_of = dict(zip(reversed(spelt), range(len(spelt) - 1, -1, -1), strict=True))
+        left = np.fromiter((symbol_of[left] for left, _ in pairs), np.int64, len(pairs))
+        right = np.fromiter((symbol_of[right] for _, right in pairs), np.int64, len(pairs))
+    except (
+        KeyError,
+        ValueError,
+        TypeError,
+    ):  # it is read with its faults named where it is used without the compiled loop
+        return None
+    made = np.fromiter(map(symbol_of.__getitem__, spelt[256:]), np.int64, len(pairs))
+    numbers = np.arange(256, len(spelt))
+    if (
+        max(len(spelt), ids.max(), end_of_text) >= SYMBOLS
+        or min(ids.min(), end_of_text) < 0
+        or (np.maximum(left, right) >= numbers).any()
+        or len(np.unique(left * SYMBOLS + right)) < len(pairs)
+    ):
+        return None
+    byte_of = {ord(character): byte for byte, character in enumerate(byte_characters())}
+    spelt_bytes = np.frombuffer("".join(spelt).translate(byte_of).encode("latin-1"), np.uint8)
+    sizes = np.fromiter(map(len, spelt), np.int64, len(spelt))
+    after = np.cumsum(sizes)
+    id_of_symbol = np.zeros(SYMBOLS, np.uint16)
+    id_of_symbol[: len(ids)] = ids
+    return Merges(
+        symbols=np.stack([left, right, made], axis=1).astype(np.uint16),
+        ends=np.stack([spelt_bytes[after - 1][left], spelt_bytes[after - sizes][right]], axis=1),
+        ids=id_of_symbol,
+        end_of_text=end_of_text,
+    )
+
+
+def _pairs(merges: list[str | list[str]]) -> Iterator[tuple[str, str]]:
+    """Merges in either of the two spellings of `tokenizer.json`."""
+    for pair in merges:
+        left, right = pair.split(" ") if isinstance(pair, str) else pair
+        yield left, right
+
+
 _FEATURES_NOT_KNOWN: Final = (
     "dropout",
     "continuing_subword_prefix",
@@ -236,7 +294,7 @@ def is_gpt2_kind(fields: Any) -> bool:
 @functools.cache
 def _words() -> re.Pattern[str]:
     """GPT-2's pattern for words (openai/gpt-2, src/encoder.py), for a `re` that does not know `\\\\p{L}`."""
-    letter, number, space = _in_brackets(LETTERS), _in_brackets(NUMBERS), _WHITE_SPACE
+    letter, number, space = map(_in_brackets, (LETTERS, NUMBERS, BLANKS))
     return re.compile(
         rf"'(?:[sdmt]|ll|ve|re)| ?[{letter}]+| ?[{number}]+| ?[^{space}{letter}{number}]+|[{space}]+(?![^{space}])|[{space}]+"
     )

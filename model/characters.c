@@ -5,40 +5,11 @@
    whatever the bytes are. Loaded by `compiled.py`, by which alone the signatures are known: a change of one of them is a
    new INTERFACE there and here. */
 
-#include <stdint.h>
-#include <string.h>
+#include "loops.h"
 
-#ifdef _WIN32
-#define EXPORTED __declspec(dllexport)
-#else
-#define EXPORTED __attribute__((visibility("default")))
-#endif
-
-EXPORTED const int32_t brickroad_interface = 2;
+EXPORTED const int32_t brickroad_interface = 3;
 
 #define NOT_ASCII 0x8080808080808080u
-
-/* The character at `text`, of `left` bytes, and how many bytes it takes; 0 if they are no character.
-   Surrogates are taken as they are: Python can write them. */
-static inline int character_at(const uint8_t *text, int64_t left, uint32_t *code_point)
-{
-    uint8_t lead = text[0];
-    if (lead < 0x80) {
-        *code_point = lead;
-        return 1;
-    }
-    int size = lead >= 0xF8 ? 0 : lead >= 0xF0 ? 4 : lead >= 0xE0 ? 3 : lead >= 0xC0 ? 2 : 0;
-    if (size == 0 || size > left)
-        return 0;
-    uint32_t value = lead & (0x7F >> size);
-    for (int place = 1; place < size; place++) {
-        if ((text[place] & 0xC0) != 0x80)
-            return 0;
-        value = value << 6 | (text[place] & 0x3F);
-    }
-    *code_point = value;
-    return size;
-}
 
 /* Adds the characters of a text of `size` bytes to `counts`, by code point, of which there are `length`.
    Returns how many bytes were counted: less than `size` if the next character has no place there, or is none. */

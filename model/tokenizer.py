@@ -111,7 +111,7 @@ class CharacterCounts:
         else:
             self._count_in_numpy(utf8)
 
-    def _count_compiled(self, loops: compiled.CharacterLoops, utf8: bytes) -> None:
+    def _count_compiled(self, loops: compiled.Loops, utf8: bytes) -> None:
         for code_points in _TABLE_SIZES:
             self._make_room(code_points)
             utf8 = utf8[loops.count(utf8, self._counts) :]
@@ -262,7 +262,9 @@ class CharTokenizer:
     def encode_documents(self, texts: Texts) -> tuple[TokenArray, npt.NDArray[np.int64]]:
         """(ids, counts) of texts, as the protocol says."""
         if compiled.loops:
-            return compiled.loops.encode(texts, self._id_of_code_point, self.first_byte, self.end_of_text)
+            return compiled.loops.encode_characters(
+                texts, self._id_of_code_point, self.first_byte, self.end_of_text
+            )
         encoded = []
         for piece in _pieces(SEPARATOR.join([*texts, b""])):
             # Python reads a byte that is no UTF-8 as a lone surrogate, which no valid text has: SEPARATOR_CODE_POINT.

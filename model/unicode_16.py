@@ -1,4 +1,4 @@
-"""Which characters are letters and which are numbers, for GPT-2's rule of what a word is: those of Unicode 16.
+"""Which characters are letters, numbers and blanks, for GPT-2's rule of what a word is: those of Unicode 16.
 
 Python's own table (`unicodedata`) is of another version of Unicode in each version of Python, 14 in 3.11 and 15.1 in 3.13,
 and the libraries that encode whole corpora have that of 16: by Python 3.11's, 9,392 characters are of another kind.
@@ -62,3 +62,6 @@ NUMBERS: Final = _ranges("""
 4c+b 1a4+12 5d+9 296+9 56+1c e3+9 46+9 1a6+9 66+14 42b+6e 3cc1+9 926+9 56+9 86+9 1+6 20e+9 106+16 5e59+9 5c6+13
 c+13 6c+18 455+31 940+9 1a6+9 1f6+9 f7+9 2cc+8 80+9 317+3a 1+2 1+3 4c+2c 1+e 3c2+c ae3+9
 """)
+
+#: White space.
+BLANKS: Final = _ranges("9+4 12 64 1a 15df 97f+a 1d+1 5 2f fa0")

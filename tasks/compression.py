@@ -1,6 +1,5 @@
 """How many bytes of text a token stands for: a data set's own tokenizer beside others, on the same documents."""
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,13 +8,12 @@ import numpy as np
 
 from model.texts import Texts
 from storage.datasets import Dataset
-from tasks.tokenizers import EncoderDiffers, FastEncoder, TokenizerFile, gpt2_json, load_tokenizer
+from tasks.tokenizers import gpt2_json, load_tokenizer
 
 _SAMPLE_BYTES = 512 << 10
 _SAMPLE_DOCUMENTS = 2000  # of a few bytes each, there could be very many
 # GPT-2's tokenizer is loaded and warm after about half a second, whatever it encodes: 2 % of such a build.
 _WORTHWHILE_SECONDS = 30.0
-_MEMORY_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +36,7 @@ def measure_compression(
 ) -> Compression:
     """Compares on val documents, about 512 KiB of them; `columns` are those of `documents.parquet`.
 
-    GPT-2's is measured if asked for; by default if it costs nothing beside what the build took. It is left out where
-    gigatoken cannot be used.
+    GPT-2's is measured if asked for; by default if it costs nothing beside what the build took.
     """
     seconds = sum(dataset.manifest.build["stages"].values())
     with_gpt2 = seconds > _WORTHWHILE_SECONDS if with_gpt2 is None else with_gpt2
@@ -47,8 +44,8 @@ def measure_compression(
     texts, tokens = _sample(dataset, columns)
     text_bytes, name = sum(map(len, texts)), _own_name(dataset)
     counts = {name: tokens}
-    if with_gpt2 and name != "gpt2" and (gpt2_tokens := _gpt2_tokens(texts)):
-        counts["gpt2"] = gpt2_tokens
+    if with_gpt2 and name != "gpt2":
+        counts["gpt2"] = _gpt2_tokens(texts)
     counts["one a character"] = sum(len(text.decode()) for text in texts)
     counts["one a byte"] = text_bytes
     return Compression(
@@ -78,11 +75,7 @@ def _sample(dataset: Dataset, columns: dict[str, Any]) -> tuple[list[bytes], int
     return [tokenizer.decode(piece).encode() for piece in pieces], sum(map(len, pieces))
 
 
-def _gpt2_tokens(texts: list[bytes]) -> int | None:
-    """How many tokens of GPT-2's these texts are, or None if that cannot be told."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            encoder = FastEncoder(TokenizerFile.write(gpt2_json(), Path(folder)), _MEMORY_BYTES)
-        except EncoderDiffers:
-            return None
-        return len(encoder.encode_documents(Texts.of(texts))[0]) - len(texts)
+def _gpt2_tokens(texts: list[bytes]) -> int:
+    """How many tokens of GPT-2's these texts are."""
+    ids, _ = load_tokenizer(gpt2_json()).encode_documents(Texts.of(texts))
+    return len(ids) - len(texts)

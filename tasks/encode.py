@@ -27,7 +27,7 @@ from storage.tokens import (
 )
 from tasks.characters import PartCharacters, SplitCounts
 from tasks.ingest import COPIES_OF_A_DOCUMENT
-from tasks.tokenizers import FastEncoder, LibraryTokenizer, TokenizerFile, check_encoder
+from tasks.tokenizers import CHECKED, Encodes, LibraryTokenizer, TokenizerFile, check_encoder, fast_encoder
 from tasks.workers import Workers
 
 _CHECKED_ONE_IN = 8  # parts
@@ -158,7 +158,7 @@ def checked(
     """
     some = [each.part for each in parts if each.part.documents]
     chosen = [part for part in some if int(part.shard_sha256[:8], 16) % _CHECKED_ONE_IN == 0] or some[:1]
-    if encoding.tokenizer.encoder != "gigatoken" or not chosen:
+    if encoding.tokenizer.encoder not in CHECKED or not chosen:
         yield from encoded
         return
     with ThreadPoolExecutor(1) as beside:
@@ -178,7 +178,6 @@ def _check(parts: Sequence[DocumentPart], encoding: Encoding, workers: Workers) 
 def check_parts(parts: Sequence[DocumentPart], encoding: Encoding, resident_limit_bytes: int) -> None:
     """Compares the fast encoder with the reference on a document of each part, as a worker does. Raises EncoderDiffers."""
     encoder = _encoder(encoding.tokenizer, resident_limit_bytes)
-    assert isinstance(encoder, FastEncoder)
     reference = LibraryTokenizer(encoding.tokenizer.text())
     for part in parts:
         any(check_encoder(encoder, reference, stored.texts) for stored in read_texts(part))
@@ -191,7 +190,7 @@ def parts_to_encode(parts: Sequence[DocumentPart], earlier: Collection[int]) -> 
 
 def can_be_placed(counts: SplitCounts, tokenizer: TokenizerFile) -> bool:
     """Whether it is known, from the characters of each part, where its tokens belong."""
-    return tokenizer.encoder == "own" and counts.are_noted
+    return tokenizer.encoder == "characters" and counts.are_noted
 
 
 def count_blocks(counts: SplitCounts, tokenizer: TokenizerFile) -> int:
@@ -254,21 +253,11 @@ def sample_part(part: DocumentPart, val_fraction: float, share: float) -> list[s
     return texts
 
 
-@functools.lru_cache(maxsize=1)
-def _encoder(
-    tokenizer: TokenizerFile, resident_limit_bytes: int
-) -> CharTokenizer | FastEncoder | LibraryTokenizer:
-    """Loaded once: a worker encodes many parts with one tokenizer."""
-    if tokenizer.encoder == "own":
-        return CharTokenizer.from_json(tokenizer.text())
-    if tokenizer.encoder == "gigatoken":
-        return FastEncoder(tokenizer, resident_limit_bytes)
-    return LibraryTokenizer(tokenizer.text())
+#: Loaded once: a worker encodes many parts with one tokenizer.
+_encoder = functools.lru_cache(maxsize=1)(fast_encoder)
 
 
-def _encoded(
-    part: DocumentPart, encoding: Encoding, encoder: CharTokenizer | FastEncoder | LibraryTokenizer
-) -> Iterator[EncodedBatch]:
+def _encoded(part: DocumentPart, encoding: Encoding, encoder: Encodes) -> Iterator[EncodedBatch]:
     for stored in read_texts(part):
         is_val = are_val(stored.hashes, encoding.val_fraction)
         ids, token_counts = encoder.encode_documents(Texts(*stored.joined()))

@@ -1,12 +1,14 @@
 """Which tokenizer a data set gets, and what encodes a whole corpus with it: the fastest program there is, checked.
 
-A build's ids are those of a reference. gigatoken is ten times as fast and young: it is compared with the reference on a
-document of one shard in eight, and where it cannot be had, or differs once, the reference encodes everything.
+A build's ids are those of a reference. Our own compiled loop (`model/byte_pairs.py`), for GPT-2's kind of tokenizer, and
+gigatoken, for others, are a hundred times as fast: what they give is compared with the reference on a document of one shard in
+eight, and where neither can be had, or they differ once, the reference encodes everything.
 """
 
 import functools
 import hashlib
 import importlib.util
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,19 +17,23 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from model.bpe import END_OF_TEXT, byte_characters, byte_level_json, is_gpt2_kind
+from model import compiled
+from model.bpe import END_OF_TEXT, byte_characters, byte_level_json, is_gpt2_kind, learnt_merges
+from model.byte_pairs import Merges
 from model.texts import Texts
-from model.tokenizer import CharTokenizer, TokenArray, Tokenizer, tokenizer_from_json
+from model.tokenizer import TokenArray, Tokenizer, tokenizer_from_json
 from storage.files import atomic_file
 from storage.tokens import token_dtype
 from tasks.workers import resident_bytes
 
-Encoder = Literal["own", "gigatoken", "tokenizers"]
+Encoder = Literal["characters", "byte pairs", "gigatoken", "tokenizers"]
+#: Those that are compared with the reference.
+CHECKED: tuple[Encoder, ...] = ("byte pairs", "gigatoken")
 
 # OpenAI's files, as tiktoken expects them (tiktoken_ext/openai_public.py); the package is MIT like they are.
 _GPT2_SHA256 = {
@@ -82,18 +88,17 @@ def tokenizer_recipe(name: str, character_coverage: float) -> dict[str, Any]:
 
 def encoder_facts(tokenizer: "TokenizerFile") -> str:
     """What encoded, for the manifest."""
-    if tokenizer.encoder == "own":
-        return "brickroad"
-    program = f"{tokenizer.encoder} {version(tokenizer.encoder)}"
+    is_own = tokenizer.encoder in ("characters", "byte pairs")
+    program = "brickroad" if is_own else f"{tokenizer.encoder} {version(tokenizer.encoder)}"
     reference = f", equal to tokenizers {version('tokenizers')} on documents of one shard in eight"
-    return program + (reference if tokenizer.encoder == "gigatoken" else "")
+    return program + (reference if tokenizer.encoder in CHECKED else "")
 
 
 def begin_making(name: str) -> None:
     """Begins, beside what is done next, to make a tokenizer that needs no documents: later all workers would wait for it."""
     if name == "gpt2":
         # What goes wrong is told to who asks for it.
-        ThreadPoolExecutor(1).submit(lambda: _prepared(gpt2_json()))
+        ThreadPoolExecutor(1).submit(lambda: _prepared(gpt2_json(), has_loops=bool(compiled.loops)))
 
 
 @functools.cache
@@ -110,7 +115,7 @@ def gpt2_json() -> str:
             )
     vocabulary = json.loads(texts["encoder.json"])
     del vocabulary[END_OF_TEXT]
-    merges = [tuple(line.split()) for line in texts["vocab.bpe"].decode().splitlines()[1:] if line]
+    merges = [line.split() for line in texts["vocab.bpe"].decode().splitlines()[1:] if line]
     return byte_level_json(vocabulary, merges)
 
 
@@ -131,7 +136,7 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> str:
     )
     learning.train_from_iterator(texts, trainer)
     learnt = json.loads(learning.to_str())["model"]
-    return byte_level_json(learnt["vocab"], [tuple(pair) for pair in learnt["merges"]])
+    return byte_level_json(learnt["vocab"], learnt["merges"])
 
 
 @functools.lru_cache(maxsize=1)
@@ -201,8 +206,9 @@ class LibraryTokenizer:
 class TokenizerFile:
     """A tokenizer on disk, what a reader of token files needs to know of it, and which program is to encode with it.
 
-    `plain_path` is what gigatoken reads, if it is to encode: the same without special tokens, so that `<|endoftext|>` is text like any other.
-    `words_end_at_blanks` if no token reaches over the blank between two letters.
+    `fast_path` is what the fast encoder reads, if one is to encode: the merges alone, or, for gigatoken, the same JSON without
+    special tokens, so that `<|endoftext|>` is text like any other. `words_end_at_blanks` if no token reaches over the blank
+    between two letters.
     """
 
     path: Path
@@ -210,21 +216,20 @@ class TokenizerFile:
     vocabulary_size: int
     end_of_text: int
     encoder: Encoder
-    plain_path: Path
+    fast_path: Path
     words_end_at_blanks: bool
 
     @classmethod
     def write(cls, text: str, folder: Path) -> "TokenizerFile":
         """Writes a tokenizer's JSON below `folder`, and chooses the fastest encoder for it. ValueError if it cannot be used."""
         identity = hashlib.sha256(text.encode()).hexdigest()
-        plain, facts = _prepared(text)
-        path, plain_path = (folder / f"{kind}-{identity[:16]}.json" for kind in ("tokenizer", "plain"))
+        fast, facts = _prepared(text, has_loops=bool(compiled.loops))
+        path, fast_path = (folder / f"{kind}-{identity[:16]}" for kind in ("tokenizer", "fast"))
         with atomic_file(path) as file:
             file.write(text.encode())
-        if plain:
-            with atomic_file(plain_path) as file:
-                file.write(plain.encode())
-        return cls(path=path, plain_path=plain_path, fingerprint=identity, **facts)
+        with atomic_file(fast_path) as file:
+            file.write(fast)
+        return cls(path=path, fast_path=fast_path, fingerprint=identity, **facts)
 
     def text(self) -> str:
         """The text of the file."""
@@ -232,30 +237,35 @@ class TokenizerFile:
 
 
 @functools.lru_cache(maxsize=1)
-def _prepared(text: str) -> tuple[str, dict[str, Any]]:
-    """Of a `tokenizer.json`: what gigatoken reads of it, if it is to encode, else nothing; and the facts of a TokenizerFile."""
+def _prepared(text: str, has_loops: bool) -> tuple[bytes, dict[str, Any]]:
+    """Of a `tokenizer.json`: what the fast encoder reads, if there is one; and the facts of a TokenizerFile."""
     fields = json.loads(text)
-    plain = json.dumps(fields | {"added_tokens": []}) if "model" in fields else ""
-    is_gpt2 = is_gpt2_kind(fields)
     # What is asked for here can be read from GPT-2's kind directly, which is ten times as fast.
-    if is_gpt2:
+    if is_gpt2 := is_gpt2_kind(fields):
         vocabulary_size = len(fields["model"]["vocab"])
-        end_of_text, encoder = fields["added_tokens"][0]["id"], "gigatoken"
+        end_of_text = fields["added_tokens"][0]["id"]
     else:
         tokenizer = load_tokenizer(text)
         vocabulary_size, end_of_text = tokenizer.vocabulary_size, tokenizer.end_of_text
-        encoder = "own" if isinstance(tokenizer, CharTokenizer) else _fastest(plain)
+    encoder, fast = _fastest(fields, has_loops)
     facts = {"vocabulary_size": vocabulary_size, "end_of_text": end_of_text, "encoder": encoder}
-    return plain if encoder == "gigatoken" else "", facts | {"words_end_at_blanks": is_gpt2}
+    return fast, facts | {"words_end_at_blanks": is_gpt2}
 
 
-def _fastest(plain: str) -> Encoder:
-    """gigatoken, if it takes this kind of tokenizer at all."""
+def _fastest(fields: dict[str, Any], has_loops: bool) -> tuple[Encoder, bytes]:
+    """Which program encodes fastest with a `tokenizer.json`, and what it reads."""
+    if "model" not in fields:
+        return "characters", b""
+    if has_loops and is_gpt2_kind(fields) and (merges := learnt_merges(fields)):
+        file = io.BytesIO()
+        merges.write(file)
+        return "byte pairs", file.getvalue()
+    plain = json.dumps(fields | {"added_tokens": []})
     try:
         _gigatoken(plain)
-    except EncoderDiffers:
-        return "tokenizers"
-    return "gigatoken"
+    except EncoderDiffers:  # not this kind of tokenizer, or not on this machine
+        return "tokenizers", b""
+    return "gigatoken", plain.encode()
 
 
 def _gigatoken(text: str) -> Any:
@@ -268,14 +278,37 @@ def _gigatoken(text: str) -> Any:
         raise EncoderDiffers(f"gigatoken cannot be used ({error})") from None
 
 
-class FastEncoder:
+class Encodes(Protocol):
+    """What can encode documents."""
+
+    def encode_documents(self, texts: Texts) -> tuple[TokenArray, npt.NDArray[np.int64]]:
+        """(ids, counts) of texts, as `Tokenizer.encode_documents` says."""
+
+
+def fast_encoder(tokenizer: TokenizerFile, resident_limit_bytes: int) -> Encodes:
+    """The program that is to encode with a tokenizer, ready. EncoderDiffers if it cannot be used."""
+    if tokenizer.encoder == "byte pairs":
+        own = Merges.read(tokenizer.fast_path).encoder()
+        if not own:
+            raise EncoderDiffers("the compiled loops cannot be used")
+        return own
+    if tokenizer.encoder == "gigatoken":
+        return GigatokenEncoder(tokenizer, resident_limit_bytes)
+    return (
+        load_tokenizer(tokenizer.text())
+        if tokenizer.encoder == "characters"
+        else LibraryTokenizer(tokenizer.text())
+    )
+
+
+class GigatokenEncoder:
     """gigatoken, kept in bounds: its memory grows with every word it has not seen, so it starts anew beyond a limit."""
 
     def __init__(self, tokenizer: TokenizerFile, resident_limit_bytes: int) -> None:
         self.end_of_text, self.vocabulary_size = tokenizer.end_of_text, tokenizer.vocabulary_size
         self._limit = resident_limit_bytes
         self._cuts_are_safe = tokenizer.words_end_at_blanks
-        self._json = tokenizer.plain_path.read_text(encoding="utf-8")
+        self._json = tokenizer.fast_path.read_text(encoding="utf-8")
         self._program = _gigatoken(self._json)
         self._since_looked_bytes = 0
 
@@ -317,7 +350,7 @@ def joined(
     return ids, np.fromiter(map(len, encoded), np.int64, len(encoded))
 
 
-def check_encoder(encoder: FastEncoder, reference: LibraryTokenizer, texts: Sequence[bytes]) -> int:
+def check_encoder(encoder: Encodes, reference: LibraryTokenizer, texts: Sequence[bytes]) -> int:
     """Compares both on the longest of the texts that is short, if there is one; returns how many documents that was.
 
     Raises EncoderDiffers.

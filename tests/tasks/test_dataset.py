@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from tiny_data import build_plainly, tiny_documents
 
+from model import compiled
 from model.tokenizer import tokenizer_from_json
 from storage.datasets import Dataset, verify_dataset
 from storage.documents.rows import read_document_rows
@@ -179,6 +180,40 @@ def test_groups_hold_every_item_once_in_order(workers: int, count: int) -> None:
     assert all(groups)
 
 
+# What workers import as they start.
+ANOTHER_ENCODER = """
+import numpy
+from model.compiled import BytePairs
+def encode_documents(self, texts):
+    return numpy.zeros(len(texts.utf8) + len(texts), numpy.uint16), texts.sizes + 1
+BytePairs.encode_documents = encode_documents
+"""
+NO_ENCODER = """
+from model import compiled
+compiled.loops = None
+"""
+
+
+@pytest.mark.skipif(compiled.loops is None, reason="nothing was compiled here: no C compiler")
+@pytest.mark.parametrize("startup", [ANOTHER_ENCODER, NO_ENCODER])
+def test_an_encoder_that_gives_other_ids_or_none_gives_way_to_the_reference(
+    startup: str,
+    tiny_corpus: Path,
+    workspace: Workspace,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    dataset = build_plainly(tiny_corpus, workspace, tokenizer="gpt2")
+    assert dataset.manifest.build["encoder"].startswith("brickroad, equal to tokenizers ")
+    (tmp_path / "sitecustomize.py").write_text(startup)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of the workers
+    again = build_plainly(tiny_corpus, Workspace.at(tmp_path / "elsewhere"), tokenizer="gpt2")
+    assert "the reference encodes" in caplog.text
+    assert again.manifest.build["encoder"].startswith("tokenizers ")
+    assert again.manifest.digest == dataset.manifest.digest
+
+
 ANOTHER_GIGATOKEN = """
 import numpy
 class Tokenizer:
@@ -188,17 +223,20 @@ class Tokenizer:
     def encode(self, text):
         return numpy.zeros(len(text), numpy.uint32)
 """
+NO_GIGATOKEN = "raise ImportError('no wheel for this machine')"
 
 
-def test_an_encoder_that_gives_other_ids_gives_way_to_the_reference(
-    tiny_corpus: Path, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("module", [ANOTHER_GIGATOKEN, NO_GIGATOKEN])
+def test_where_nothing_was_compiled_gigatoken_encodes_or_gives_way_to_the_reference(
+    module: str, tiny_corpus: Path, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(compiled, "loops", None)
     dataset = build_plainly(tiny_corpus, workspace, tokenizer="gpt2")
-    assert dataset.manifest.build["encoder"].startswith("gigatoken")
-    (tmp_path / "gigatoken.py").write_text(ANOTHER_GIGATOKEN)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))  # of the workers
+    assert dataset.manifest.build["encoder"].startswith("gigatoken ")
+    (tmp_path / "gigatoken.py").write_text(module)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     again = build_plainly(tiny_corpus, Workspace.at(tmp_path / "elsewhere"), tokenizer="gpt2")
-    assert again.manifest.build["encoder"].startswith("tokenizers")
+    assert again.manifest.build["encoder"].startswith("tokenizers ")
     assert again.manifest.digest == dataset.manifest.digest
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,25 +13,29 @@ from hypothesis import strategies as st
 from tiny_data import build_plainly, tiny_documents
 from tokenizers import Tokenizer
 
+from model import compiled
 from model.bpe import END_OF_TEXT, BpeTokenizer, byte_characters, byte_level_json
 from model.texts import Texts
-from model.unicode_16 import LETTERS, NUMBERS
+from model.unicode_16 import BLANKS, LETTERS, NUMBERS
 from storage.forms import Reading, read_batches
 from storage.shards import find_shards, write_shard
 from storage.workspace import Workspace
 from tasks.tokenizers import (
     EncoderDiffers,
-    FastEncoder,
+    Encodes,
+    GigatokenEncoder,
     LibraryTokenizer,
     TokenizerFile,
     bpe_size,
     check_encoder,
+    fast_encoder,
     gpt2_json,
     load_tokenizer,
     tokenizer_path,
     train_bpe,
 )
 
+GPT2_END_OF_TEXT = 50_256
 ODD = "a<|endoftext|>b  \n\n x\t\u00a0y 'll '  \x1c\x1d ½²Ⅷ ٣ 東京 😀\u200d don't we'LL\r\n  end   "
 
 
@@ -45,19 +50,28 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> TokenizerFile:
 
 
 @pytest.fixture(scope="module")
-def fast(written: TokenizerFile) -> FastEncoder:
-    return FastEncoder(written, 4 << 30)
+def fast(written: TokenizerFile) -> Encodes:
+    return fast_encoder(written, 4 << 30)
 
 
 @pytest.fixture(scope="module")
-def reference() -> LibraryTokenizer:
-    return LibraryTokenizer(gpt2_json())
+def for_gigatoken(written: TokenizerFile, tmp_path_factory: pytest.TempPathFactory) -> TokenizerFile:
+    """As it is written where the loops were not compiled."""
+    plain = tmp_path_factory.mktemp("gigatoken") / "plain.json"
+    plain.write_text(json.dumps(json.loads(gpt2_json()) | {"added_tokens": []}))
+    return replace(written, encoder="gigatoken", fast_path=plain)
 
 
-def ids_of(encoder: FastEncoder | LibraryTokenizer | BpeTokenizer, text: str) -> list[int]:
+@pytest.fixture(scope="module")
+def encoders(fast: Encodes, for_gigatoken: TokenizerFile, gpt2: BpeTokenizer) -> list[Encodes]:
+    """All that give GPT-2's ids, the reference first."""
+    return [LibraryTokenizer(gpt2_json()), fast, fast_encoder(for_gigatoken, 4 << 30), gpt2]
+
+
+def ids_of(encoder: Encodes, text: str) -> list[int]:
     ids, counts = encoder.encode_documents(Texts.of([text.encode()]))
     assert counts.tolist() == [len(ids)]
-    assert ids[-1] == encoder.end_of_text
+    assert ids[-1] == GPT2_END_OF_TEXT
     return ids[:-1].tolist()
 
 
@@ -72,55 +86,57 @@ def test_gpt2_is_gpt2(gpt2: BpeTokenizer) -> None:
     | st.text(" \t\n'slvret12aé東", max_size=40)
 )
 def test_all_encoders_give_the_same_ids_and_decoding_gives_the_text(
-    text: str, gpt2: BpeTokenizer, fast: FastEncoder, reference: LibraryTokenizer
+    text: str, gpt2: BpeTokenizer, encoders: list[Encodes]
 ) -> None:
     expected = gpt2.encode(text).tolist()
-    assert ids_of(fast, text) == ids_of(reference, text) == ids_of(gpt2, text) == expected
+    assert [ids_of(encoder, text) for encoder in encoders] == [expected] * len(encoders)
     assert gpt2.decode(expected) == text
 
 
-def test_all_encoders_have_the_same_letters_and_numbers_in_all_of_unicode(
-    gpt2: BpeTokenizer, fast: FastEncoder, reference: LibraryTokenizer
+def test_all_encoders_have_the_same_letters_numbers_and_blanks_in_all_of_unicode(
+    encoders: list[Encodes],
 ) -> None:
-    """Where a range of letters or numbers begins and ends, and beside it. Python's own table is of another version."""
-    edges = {edge for first, last in LETTERS + NUMBERS for edge in (first - 1, first, last, last + 1)}
-    characters = [chr(edge) for edge in sorted(edges) if not 0xD800 <= edge < 0xE000]
-    text = "\n".join(f"a{one}a1{one}1.{one}." for one in characters)
-    assert ids_of(fast, text) == ids_of(reference, text) == ids_of(gpt2, text)
+    """Where a range of them begins and ends, and beside it. Python's own table is of another version."""
+    ranges = LETTERS + NUMBERS + BLANKS
+    edges = {edge for first, last in ranges for edge in (first - 1, first, last, last + 1)}
+    characters = [chr(edge) for edge in sorted(edges) if edge >= 0 and not 0xD800 <= edge < 0xE000]
+    text = "\n".join(f"a{one}a1{one}1.{one}. {one} {one}{one}a" for one in characters)
+    expected = ids_of(encoders[0], text)
+    assert [ids_of(encoder, text) == expected for encoder in encoders] == [True] * len(encoders)
 
 
-def test_a_literal_end_of_text_is_text(
-    gpt2: BpeTokenizer, fast: FastEncoder, reference: LibraryTokenizer
-) -> None:
-    for encoder in (gpt2, fast, reference):
+def test_a_literal_end_of_text_is_text(gpt2: BpeTokenizer, encoders: list[Encodes]) -> None:
+    for encoder in encoders:
         ids = ids_of(encoder, ODD)
         assert gpt2.end_of_text not in ids
         assert gpt2.decode(ids) == ODD
 
 
-def test_real_documents_have_the_ids_of_the_reference(
-    real_data: Path, fast: FastEncoder, reference: LibraryTokenizer
-) -> None:
+def test_real_documents_have_the_ids_of_the_reference(real_data: Path, encoders: list[Encodes]) -> None:
     for shard in find_shards(str(real_data / "owt-small"))[:3]:
         for batch in read_batches(shard, Reading()):
             texts = Texts(batch.texts.utf8, batch.texts.sizes)
-            (ids, counts), (others, other_counts) = (one.encode_documents(texts) for one in (fast, reference))
-            assert np.array_equal(ids, others)
-            assert np.array_equal(counts, other_counts)
+            expected, expected_counts = encoders[0].encode_documents(texts)
+            for encoder in encoders[1:]:
+                ids, counts = encoder.encode_documents(texts)
+                assert np.array_equal(ids, expected)
+                assert np.array_equal(counts, expected_counts)
 
 
 def test_long_documents_are_cut_where_no_token_reaches_across(
-    written: TokenizerFile, gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch
+    for_gigatoken: TokenizerFile, gpt2: BpeTokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rng = random.Random(5)
     text = "".join(
         rng.choice(["word", " other", "  ", "\n", "don't ", "a b", "1 2", "é ü", " 東 京", "?! "])
         for _ in range(4000)
     )
-    whole = ids_of(FastEncoder(written, 4 << 30), text)
+    whole = ids_of(GigatokenEncoder(for_gigatoken, 4 << 30), text)
     monkeypatch.setattr("tasks.tokenizers._SPLIT_BYTES", 300)
     monkeypatch.setattr("tasks.tokenizers._LOOK_EVERY_BYTES", 1000)
-    pieces = FastEncoder(written, 1)  # and a limit of memory that makes it start anew every few pieces
+    pieces = GigatokenEncoder(
+        for_gigatoken, 1
+    )  # and a limit of memory that makes it start anew every few pieces
     assert ids_of(pieces, text) == whole == gpt2.encode(text).tolist()
 
 
@@ -145,7 +161,7 @@ def test_a_data_set_with_learnt_merges_learns_from_train_alone(tmp_path: Path, w
     write_shard(tmp_path / "c" / "a.xz", [(f"{i}.txt", t.encode()) for i, t in enumerate(tiny_documents(60))])
     dataset = build_plainly(tmp_path / "c", workspace, tokenizer="bpe:300")
     assert dataset.manifest.vocabulary_size <= 300
-    assert "gigatoken" in dataset.manifest.build["encoder"]
+    assert ", equal to tokenizers " in dataset.manifest.build["encoder"]
 
 
 def test_any_tokenizer_json_by_path_with_normalisation_and_other_words(
@@ -165,19 +181,22 @@ def test_any_tokenizer_json_by_path_with_normalisation_and_other_words(
     assert ids[-1] == foreign.token_to_id("</s>") == dataset.manifest.end_of_text
 
 
-def test_an_encoder_that_differs_once_is_not_used(fast: FastEncoder, written: TokenizerFile) -> None:
+def test_an_encoder_that_differs_once_is_not_used(fast: Encodes, written: TokenizerFile) -> None:
     other = LibraryTokenizer(train_bpe(tiny_documents(50), 300))
     assert check_encoder(fast, LibraryTokenizer(written.text()), [b"the same words"]) == 1
     with pytest.raises(EncoderDiffers, match="begins 'the same words'"):
         check_encoder(fast, other, [b"the same words"])
 
 
-def test_without_the_fast_encoder_the_reference_says_that_it_is_needed(
-    written: TokenizerFile, monkeypatch: pytest.MonkeyPatch
+def test_without_a_fast_encoder_it_is_said_that_the_reference_is_needed(
+    written: TokenizerFile, for_gigatoken: TokenizerFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     with pytest.raises(EncoderDiffers, match="gigatoken cannot be used"):
-        FastEncoder(written, 1 << 30)
+        fast_encoder(for_gigatoken, 1 << 30)
+    monkeypatch.setattr(compiled, "loops", None)
+    with pytest.raises(EncoderDiffers, match="compiled loops cannot be used"):
+        fast_encoder(written, 1 << 30)
 
 
 @pytest.mark.parametrize("name", ["bpe:", "bpe:12", "bpe:many", "bpe:2000000", "bpe:-5"])
@@ -204,19 +223,3 @@ def test_the_same_tokens_make_the_same_file() -> None:
     backwards = dict(reversed(vocabulary.items()))
     assert byte_level_json(vocabulary, []) == byte_level_json(backwards, [])
     assert json.loads(byte_level_json(vocabulary, []))["added_tokens"][0]["id"] == 256
-
-
-def test_a_build_whose_encoder_differs_is_made_by_the_reference(
-    tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    write_shard(tmp_path / "c" / "a.xz", [(f"{i}.txt", t.encode()) for i, t in enumerate(tiny_documents(60))])
-    good = build_plainly(tmp_path / "c", workspace, tokenizer="bpe:300", name="good")
-    broken = tmp_path / "broken" / "gigatoken"  # what a worker imports, as it is another process
-    broken.mkdir(parents=True)
-    (broken / "__init__.py").write_text("raise ImportError('no wheel for this machine')")
-    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
-    elsewhere = Workspace.at(tmp_path / "elsewhere")  # where no tokens are to be taken over
-    other = build_plainly(tmp_path / "c", elsewhere, tokenizer="bpe:300", name="other")
-    assert "the reference encodes" in caplog.text
-    assert other.manifest.build["encoder"].startswith("tokenizers ")
-    assert other.manifest.digest == good.manifest.digest
