@@ -8,6 +8,7 @@ import functools
 import hashlib
 import itertools
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -195,12 +196,9 @@ class BpeTokenizer:
         """Ids of a word: its bytes, of which the neighbours with the earliest merge are joined until there is none."""
         parts = [bytes([byte]) for byte in word.encode("utf-8", "surrogatepass")]
         while len(parts) > 1:
-            ranked = [
-                (self._rank_of_pair.get(pair, len(self._rank_of_pair)), pair)
-                for pair in itertools.pairwise(parts)
-            ]
+            ranked = [(self._rank_of_pair.get(pair, math.inf), pair) for pair in itertools.pairwise(parts)]
             rank, (left, right) = min(ranked, key=lambda one: one[0])
-            if rank == len(self._rank_of_pair):
+            if rank == math.inf:
                 break
             joined: list[bytes] = []
             index = 0
@@ -229,13 +227,10 @@ def learnt_merges(fields: Any) -> Merges | None:
         symbol_of = dict(zip(reversed(spelt), range(len(spelt) - 1, -1, -1), strict=True))
         left = np.fromiter((symbol_of[left] for left, _ in pairs), np.int64, len(pairs))
         right = np.fromiter((symbol_of[right] for _, right in pairs), np.int64, len(pairs))
-    except (
-        KeyError,
-        ValueError,
-        TypeError,
-    ):  # it is read with its faults named where it is used without the compiled loop
+    # What is wrong is said where it is read to be used without the compiled loop.
+    except (KeyError, ValueError, TypeError):
         return None
-    made = np.fromiter(map(symbol_of.__getitem__, spelt[256:]), np.int64, len(pairs))
+    first = np.fromiter(map(symbol_of.__getitem__, spelt[256:]), np.int64, len(pairs))
     numbers = np.arange(256, len(spelt))
     if (
         max(len(spelt), ids.max(), end_of_text) >= SYMBOLS
@@ -248,11 +243,22 @@ def learnt_merges(fields: Any) -> Merges | None:
     spelt_bytes = np.frombuffer("".join(spelt).translate(byte_of).encode("latin-1"), np.uint8)
     sizes = np.fromiter(map(len, spelt), np.int64, len(spelt))
     after = np.cumsum(sizes)
+    symbols = np.stack([left, right, numbers], axis=1)
+    for again in np.flatnonzero(
+        first != numbers
+    ):  # the same token by another merge: it merges like the first
+        for side in (0, 1):
+            same = symbols[symbols[:, side] == first[again]]
+            same[:, side] = numbers[again]
+            symbols = np.concatenate([symbols, same])
+    ends = np.stack(
+        [spelt_bytes[after - 1][symbols[:, 0]], spelt_bytes[after - sizes][symbols[:, 1]]], axis=1
+    )
     id_of_symbol = np.zeros(SYMBOLS, np.uint16)
     id_of_symbol[: len(ids)] = ids
     return Merges(
-        symbols=np.stack([left, right, made], axis=1).astype(np.uint16),
-        ends=np.stack([spelt_bytes[after - 1][left], spelt_bytes[after - sizes][right]], axis=1),
+        symbols=symbols.astype(np.uint16),
+        ends=ends,
         ids=id_of_symbol,
         end_of_text=end_of_text,
     )

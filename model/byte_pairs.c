@@ -27,10 +27,9 @@
 enum { OTHER, LETTER, NUMBER, BLANK }; /* kinds of characters */
 
 #define CODE_POINTS 0x110000
-#define SYMBOLS 65536      /* bytes, and 256 + n for what the n-th merge makes; the last one is none */
-#define NO_SYMBOL 0xFFFF
-#define NO_MERGE UINT32_MAX
-#define PAIR_BITS 17       /* of the number of places for pairs: twice as many as there are merges */
+#define SYMBOLS 65536      /* bytes, and 256 + n for what the n-th merge makes */
+#define NO_SYMBOL 0xFFFF   /* the last one */
+#define PAIR_BITS 17       /* of the number of places for pairs: twice as many as there are symbols */
 #define WORD_BYTES 15      /* of a word in the table of words: its bytes and then zeros, and its length in the last byte */
 #define WORD_IDS 7
 #define WAYS 2             /* places where a word may be: those of one line of the cache */
@@ -47,58 +46,88 @@ struct byte_pairs {
     const uint16_t *ids;     /* [SYMBOLS] */
     uint16_t *two_bytes;     /* [256 * 256] what two bytes merge to, or NO_SYMBOL */
     uint64_t *neighbours;    /* [256 * 256 / 64] a bit for each two bytes: do they stand beside each other in any token? */
-    uint64_t *pairs;         /* [1 << PAIR_BITS] left symbol, right symbol, 256 + number of the merge, symbol: 16 bits each */
+    uint32_t *pairs;         /* [1 << PAIR_BITS] a pair's tag and what it merges to, 16 bits each */
     struct word *words;      /* [WAYS << word_bits], zeros at first */
     int64_t word_bits;
     int64_t end_of_text;     /* its id */
 };
 
-static const uint64_t no_pair = ~(uint64_t)0;
+/* A pair is in one of two places (cuckoo hashing: Pagh and Rodler 2001). Both hashes can be undone, so the bits that do not say
+   where it is, and one for which of the hashes it was, say which pair it is. That takes half the memory that pairs would, and
+   the cache has room for it. */
+struct places {
+    uint32_t first, first_tag, second, second_tag;
+};
 
-/* Two places where a pair may be; it is in one of them. (Cuckoo hashing: Pagh and Rodler 2001.) */
-static inline uint64_t first_place(uint64_t pair)
+#define FIRST_FACTOR 0x9E3779B1u
+#define SECOND_FACTOR 0x85EBCA6Bu
+#define FIRST_INVERSE 0x0E8B2F51u /* times FIRST_FACTOR 1, in 32 bits */
+#define SECOND_INVERSE 0xA5CB9243u
+#define REST (32 - PAIR_BITS)
+#define NOTHING UINT32_MAX
+
+static inline struct places places_of(uint32_t pair)
 {
-    return pair * 0x9E3779B97F4A7C15u >> (64 - PAIR_BITS);
+    uint32_t first = pair * FIRST_FACTOR, second = (first ^ first >> 16) * SECOND_FACTOR;
+    uint32_t rest = ((uint32_t)1 << REST) - 1;
+    return (struct places){first >> REST, (first & rest) << 1, second >> REST, (second & rest) << 1 | 1};
 }
 
-static inline uint64_t second_place(uint64_t pair)
+/* One number for two symbols. What left ones are added to keeps pairs apart whose symbols are neighbours. */
+static inline uint32_t pair_of(uint32_t left, uint32_t right)
 {
-    uint64_t hash = pair * 0x9E3779B97F4A7C15u;
-    return (hash << 20 ^ hash) >> (64 - PAIR_BITS);
+    return left << 16 | ((left * 0x9E37u + right) & 0xFFFF);
 }
 
-/* 256 + number of the merge of two symbols, and what it makes, in 16 bits each; or NO_MERGE. */
-static inline uint32_t merge_of(const struct byte_pairs *tables, uint64_t left, uint64_t right)
+/* The pair that has a place and a tag. */
+static uint32_t pair_at(uint32_t place, uint32_t tag)
 {
-    uint64_t pair = left << 16 | right;
-    uint64_t one = tables->pairs[first_place(pair)], two = tables->pairs[second_place(pair)];
-    uint64_t found = one >> 32 == pair ? one : two;
-    return found >> 32 == pair ? (uint32_t)found : NO_MERGE;
+    uint32_t first = place << REST | tag >> 1;
+    if (tag & 1) {
+        first *= SECOND_INVERSE;
+        first ^= first >> 16;
+    }
+    return first * FIRST_INVERSE;
 }
 
-/* Makes the tables of what merges: of `merges` pairs of symbols, in the order in which they were learnt, and what they make.
-   `ends` has the last byte of each left symbol and the first byte of each right one. Returns 0, or -1 if there is no room. */
-EXPORTED int brickroad_byte_pairs_prepare(struct byte_pairs *tables, const uint16_t *left, const uint16_t *right,
-                                          const uint16_t *made, const uint8_t (*ends)[2], int64_t merges)
+/* What two symbols merge to, or NO_SYMBOL. */
+static inline uint32_t merge_of(const struct byte_pairs *tables, uint32_t left, uint32_t right)
+{
+    struct places places = places_of(pair_of(left, right));
+    uint32_t first = tables->pairs[places.first], second = tables->pairs[places.second];
+    uint32_t found = second >> 16 == places.second_tag ? second : NO_SYMBOL;
+    found = first >> 16 == places.first_tag ? first : found;
+    return found & 0xFFFF;
+}
+
+/* Makes the tables of what merges: of `count` merges the left symbol, the right one and what they make. Of two merges the one
+   that makes the smaller symbol was learnt first. `ends` has the last byte of each left symbol and the first byte of each right
+   one. Returns 0, or -1 if there is no room. */
+EXPORTED int brickroad_byte_pairs_prepare(struct byte_pairs *tables, const uint16_t (*merges)[3],
+                                          const uint8_t (*ends)[2], int64_t count)
 {
     memset(tables->two_bytes, 0xFF, 256 * 256 * sizeof *tables->two_bytes);
     memset(tables->neighbours, 0, 256 * 256 / 8);
     memset(tables->pairs, 0xFF, sizeof *tables->pairs << PAIR_BITS);
-    for (int64_t number = 0; number < merges; number++) {
-        uint64_t pair = (uint64_t)left[number] << 16 | right[number];
-        uint64_t entry = pair << 32 | (uint64_t)(256 + number) << 16 | made[number];
-        if (left[number] < 256 && right[number] < 256)
-            tables->two_bytes[left[number] << 8 | right[number]] = made[number];
+    for (int64_t number = 0; number < count; number++) {
+        uint32_t left = merges[number][0], right = merges[number][1], made = merges[number][2];
+        if (left < 256 && right < 256)
+            tables->two_bytes[left << 8 | right] = (uint16_t)made;
         tables->neighbours[ends[number][0] << 2 | ends[number][1] >> 6] |= (uint64_t)1 << (ends[number][1] & 63);
-        uint64_t place = first_place(pair);
-        for (int moved = 0; entry != no_pair; moved++) {
+        struct places places = places_of(pair_of(left, right));
+        uint32_t place = places.first, entry = places.first_tag << 16 | made;
+        for (int moved = 0; entry != NOTHING; moved++) {
             if (moved == 1000)
                 return -1;
-            uint64_t other = tables->pairs[place];
+            uint32_t other = tables->pairs[place];
             tables->pairs[place] = entry;
             entry = other;
-            pair = entry >> 32;
-            place = place == first_place(pair) ? second_place(pair) : first_place(pair);
+            if (other == NOTHING)
+                continue;
+            uint32_t tag = other >> 16; /* it goes to its other place */
+            places = places_of(pair_at(place, tag));
+            place = tag & 1 ? places.first : places.second;
+            entry = (tag & 1 ? places.first_tag : places.second_tag) << 16 | (other & 0xFFFF);
         }
     }
     return 0;
@@ -157,6 +186,13 @@ static inline int lowest_bit(uint64_t bits)
 static inline uint64_t bit(int place)
 {
     return (uint64_t)1 << place;
+}
+
+static inline int count_bits(uint64_t bits)
+{
+    bits -= bits >> 1 & 0x5555555555555555u;
+    bits = (bits & 0x3333333333333333u) + (bits >> 2 & 0x3333333333333333u);
+    return (int)(((bits + (bits >> 4)) & 0x0F0F0F0F0F0F0F0Fu) * 0x0101010101010101u >> 56);
 }
 
 /* The kind of the character at `text`, and how many bytes it takes: 0 if they are no character. */
@@ -269,44 +305,34 @@ static int find_words(const struct byte_pairs *tables, const uint8_t *text, int6
 
 /* ------------------------------------------------------------------------------------------------------- 3: merging bytes */
 
-/* A pair that may merge: number of the merge, place of the left symbol, what it makes. Of two the smaller merges first. */
-static inline uint64_t candidate(uint32_t merge, uint64_t place)
-{
-    return (uint64_t)(merge >> 16) << 48 | place << 16 | (merge & 0xFFFF);
-}
-
-#define IS_NONE(candidate) ((candidate) >> 48 == NO_SYMBOL)
-
 /* Merges up to SHORT bytes. Returns how many ids were written. */
 static int merge_short(const struct byte_pairs *tables, const uint8_t *bytes, int size, uint16_t *ids)
 {
     uint16_t symbols[SHORT + 1];
-    uint64_t candidates[SHORT + 1];
+    uint32_t candidates[SHORT + 1]; /* what a symbol and the next one merge to, and its place: the smallest merges first */
     uint64_t standing = bit(size) - 1; /* the places of symbols that no other one before them has taken in */
     for (int place = 0; place < size; place++)
         symbols[place] = bytes[place];
-    for (int place = 0; place + 1 < size; place++) {
-        uint32_t made = tables->two_bytes[bytes[place] << 8 | bytes[place + 1]];
-        candidates[place] = candidate(made << 16 | made, place);
-    }
-    candidates[size - 1] = candidate(NO_MERGE, 0);
+    for (int place = 0; place + 1 < size; place++)
+        candidates[place] = (uint32_t)tables->two_bytes[bytes[place] << 8 | bytes[place + 1]] << 16 | place;
+    candidates[size - 1] = NOTHING;
     symbols[SHORT] = NO_SYMBOL; /* stands for the one before the first and the one after the last */
     for (;;) {
-        uint64_t best = candidate(NO_MERGE, 0);
+        uint32_t best = NOTHING;
         for (uint64_t left = standing; left; left &= left - 1) {
-            uint64_t one = candidates[lowest_bit(left)];
+            uint32_t one = candidates[lowest_bit(left)];
             best = one < best ? one : best;
         }
-        if (IS_NONE(best))
+        uint32_t made = best >> 16, place = best & 0xFFFF;
+        if (made == NO_SYMBOL)
             break;
-        int place = best >> 16 & 0xFFFF;
         uint64_t later = standing & ~(bit(place + 1) - 1), earlier = standing & (bit(place) - 1);
         standing ^= later & -later;
         later &= later - 1;
         int next = lowest_bit(later | bit(SHORT)), previous = earlier ? 63 - __builtin_clzll(earlier) : SHORT;
-        symbols[place] = (uint16_t)best;
-        candidates[place] = candidate(merge_of(tables, symbols[place], symbols[next]), place);
-        candidates[previous] = candidate(merge_of(tables, symbols[previous], symbols[place]), previous);
+        symbols[place] = (uint16_t)made;
+        candidates[place] = merge_of(tables, made, symbols[next]) << 16 | place;
+        candidates[previous] = merge_of(tables, symbols[previous], made) << 16 | previous;
     }
     int count = 0;
     for (; standing; standing &= standing - 1)
@@ -314,7 +340,7 @@ static int merge_short(const struct byte_pairs *tables, const uint8_t *bytes, in
     return count;
 }
 
-/* A binary heap of candidates, the smallest first. */
+/* A binary heap, the smallest first: what a symbol and the next one merge to, and its place, in 32 bits each. */
 static void heap_push(uint64_t *heap, int64_t size, uint64_t one)
 {
     int64_t place = size;
@@ -350,9 +376,9 @@ static int64_t merge_long(const struct byte_pairs *tables, const uint8_t *bytes,
     int64_t candidates = 0, count = 0;
 #define OFFER(place)                                                                                                     \
     do {                                                                                                                 \
-        uint32_t merge = merge_of(tables, symbols[place], symbols[next[place]]);                                         \
-        if (merge != NO_MERGE)                                                                                           \
-            heap_push(heap, candidates++, (uint64_t)(merge >> 16) << 48 | (place));                                      \
+        uint32_t made = merge_of(tables, symbols[place], symbols[next[place]]);                                          \
+        if (made != NO_SYMBOL)                                                                                           \
+            heap_push(heap, candidates++, (uint64_t)made << 32 | (place));                                               \
     } while (0)
     for (int64_t place = 0; place < size; place++) {
         symbols[place] = bytes[place];
@@ -366,10 +392,10 @@ static int64_t merge_long(const struct byte_pairs *tables, const uint8_t *bytes,
         uint32_t place = (uint32_t)best, right = next[place];
         if (symbols[place] == NO_SYMBOL || right == none)
             continue; /* was taken in meanwhile */
-        uint32_t merge = merge_of(tables, symbols[place], symbols[right]);
-        if (merge >> 16 != best >> 48)
+        uint32_t made = merge_of(tables, symbols[place], symbols[right]);
+        if (made != best >> 32)
             continue; /* is another pair meanwhile */
-        symbols[place] = (uint16_t)merge;
+        symbols[place] = (uint16_t)made;
         symbols[right] = NO_SYMBOL;
         next[place] = next[right];
         if (next[place] != none) {
@@ -385,6 +411,23 @@ static int64_t merge_long(const struct byte_pairs *tables, const uint8_t *bytes,
     return count;
 }
 
+/* The ids of bytes that may merge. Returns how many were written, or -1 if there is not enough memory. */
+static inline int64_t merge_bytes(const struct byte_pairs *tables, const uint8_t *bytes, int64_t size, uint16_t *ids)
+{
+    if (size > SHORT)
+        return merge_long(tables, bytes, size, ids);
+    if (size > 2)
+        return merge_short(tables, bytes, (int)size, ids);
+    uint32_t both = size == 2 ? tables->two_bytes[bytes[0] << 8 | bytes[1]] : NO_SYMBOL;
+    if (both != NO_SYMBOL) {
+        ids[0] = tables->ids[both];
+        return 1;
+    }
+    for (int place = 0; place < size; place++)
+        ids[place] = tables->ids[bytes[place]];
+    return size;
+}
+
 /* The ids of a word that is not in the table. Returns how many were written, or -1 if there is not enough memory. */
 static int64_t merge(const struct byte_pairs *tables, const uint8_t *word, int64_t size, uint16_t *ids)
 {
@@ -392,16 +435,10 @@ static int64_t merge(const struct byte_pairs *tables, const uint8_t *word, int64
     for (int64_t to = 1; to <= size; to++) {
         if (to < size && tables->neighbours[word[to - 1] << 2 | word[to] >> 6] >> (word[to] & 63) & 1)
             continue;
-        if (to - from == 1)
-            ids[count++] = tables->ids[word[from]];
-        else if (to - from <= SHORT)
-            count += merge_short(tables, word + from, (int)(to - from), ids + count);
-        else {
-            int64_t more = merge_long(tables, word + from, to - from, ids + count);
-            if (more < 0)
-                return -1;
-            count += more;
-        }
+        int64_t more = merge_bytes(tables, word + from, to - from, ids + count);
+        if (more < 0)
+            return -1;
+        count += more;
         from = to;
     }
     return count;
@@ -506,7 +543,7 @@ EXPORTED int64_t brickroad_byte_pairs_encode(struct byte_pairs *tables, const ui
             for (int64_t end = block + PIECE / 64; block < end && block < blocks; block++) {
                 uint64_t bits = starts[block];
                 int64_t *into = words + count;
-                count += __builtin_popcountll(bits);
+                count += count_bits(bits);
                 while (bits)
                     for (int one = 0; one < 8; one++, bits &= bits - 1)
                         *into++ = block * 64 + lowest_bit(bits | bit(63));

@@ -4,9 +4,9 @@
 symbols here: 0 to 255 are the bytes, and 256 + n is what the n-th merge makes.
 """
 
+import io
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO, Final, Self
+from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ _WORD_BITS: Final = 18  # two words in each of so many places: 16 MB
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Merges:
-    """What was learnt, in symbols, in the order in which it was learnt. What two merges make is the symbol of the first.
+    """What was learnt, in symbols. A token that two merges make has two symbols, and what merges it is there for each.
 
     Of each merge, `symbols` has the left one, the right one and what they make, [merges, 3]; `ends` the last byte of the left
     one and the first byte of the right one, [merges, 2]. `ids` has the id of each symbol, [SYMBOLS].
@@ -33,31 +33,36 @@ class Merges:
     ids: npt.NDArray[np.uint16]
     end_of_text: int
 
-    def write(self, file: BinaryIO) -> None:
-        """Writes it as numpy's npz: reading that takes a hundredth of the time that a `tokenizer.json` takes."""
+    def to_bytes(self) -> bytes:
+        """As numpy's npz: to read that takes a hundredth of the time that a `tokenizer.json` takes."""
+        file = io.BytesIO()
         np.savez(file, symbols=self.symbols, ends=self.ends, ids=self.ids, end_of_text=self.end_of_text)
+        return file.getvalue()
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """What `write` wrote."""
-        with np.load(path) as arrays:
+    def from_bytes(cls, written: bytes) -> Self:
+        """What `to_bytes` made."""
+        with np.load(io.BytesIO(written)) as arrays:
             end_of_text = int(arrays["end_of_text"])
             return cls(**{name: arrays[name] for name in ("symbols", "ends", "ids")}, end_of_text=end_of_text)
 
     def encoder(self) -> compiled.BytePairs | None:
-        """What encodes with them, if the loops were compiled."""
+        """What encodes with them, if the loops were compiled, and if their tables have room for so many."""
         if not compiled.loops:
             return None
         kinds = np.zeros(_CODE_POINTS, np.uint8)
         for kind, ranges in _KINDS:
             for first, last in ranges:
                 kinds[first : last + 1] = kind
-        return compiled.BytePairs(
-            compiled.loops,
-            kinds=kinds,
-            ids=self.ids,
-            merges=self.symbols,
-            ends=self.ends,
-            end_of_text=self.end_of_text,
-            word_bits=_WORD_BITS,
-        )
+        try:
+            return compiled.BytePairs(
+                compiled.loops,
+                kinds=kinds,
+                ids=self.ids,
+                merges=self.symbols,
+                ends=self.ends,
+                end_of_text=self.end_of_text,
+                word_bits=_WORD_BITS,
+            )
+        except compiled.NoRoom:
+            return None

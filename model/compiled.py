@@ -57,7 +57,7 @@ class Loops:
             encode.restype = size
         tables = ctypes.POINTER(_BytePairTables)
         self.prepare_byte_pairs = library.brickroad_byte_pairs_prepare
-        self.prepare_byte_pairs.argtypes = [tables, array, array, array, array, size]
+        self.prepare_byte_pairs.argtypes = [tables, array, array, size]
         self.encode_byte_pairs = library.brickroad_byte_pairs_encode
         self.encode_byte_pairs.argtypes = [tables, array, array, size, array, array, array]
         self.encode_byte_pairs.restype = size
@@ -91,12 +91,16 @@ class Loops:
         return ids[:found], counts
 
 
+class NoRoom(Exception):
+    """There are too many merges for the tables of `byte_pairs.c`."""
+
+
 class BytePairs:
     """Byte-pair encoding by `byte_pairs.c`. It remembers words, in a table that does not grow.
 
-    `kinds` has the kind of each code point, [0x110000]; `ids` the id of each symbol, [65536]. Of each merge, in the order in
-    which they were learnt: `merges` has three symbols, [merges, 3], left, right and what they make, and `ends` the last byte
-    of the left one and the first byte of the right one, [merges, 2]. ValueError if a table cannot be made of them.
+    `kinds` has the kind of each code point, [0x110000]; `ids` the id of each symbol, [65536]. Of each merge: `merges` has three
+    symbols, [merges, 3], left, right and what they make, which is the smaller the earlier it was learnt; and `ends` the last
+    byte of the left one and the first byte of the right one, [merges, 2]. Raises NoRoom.
     """
 
     def __init__(
@@ -117,18 +121,15 @@ class BytePairs:
             "ids": np.ascontiguousarray(ids, np.uint16),
             "two_bytes": np.empty(1 << 16, np.uint16),
             "neighbours": np.empty(1 << 10, np.uint64),
-            "pairs": np.empty(1 << _PAIR_BITS, np.uint64),
+            "pairs": np.empty(1 << _PAIR_BITS, np.uint32),
             "words": _aligned_zeros(_WAYS << word_bits, _WORD_DTYPE),
         }
         pointers = {name: array.ctypes.data for name, array in self._arrays.items()}
         self._tables = _BytePairTables(**pointers, word_bits=word_bits, end_of_text=end_of_text)
         self._one_at_a_time = threading.Lock()
-        columns = [np.ascontiguousarray(column, np.uint16) for column in merges.T]
-        ends = np.ascontiguousarray(ends, np.uint8)
-        if loops.prepare_byte_pairs(
-            self._tables, *(column.ctypes.data for column in columns), ends.ctypes.data, len(merges)
-        ):
-            raise ValueError(f"{len(merges):,} merges find no room in a table of {1 << _PAIR_BITS:,}")
+        merges, ends = np.ascontiguousarray(merges, np.uint16), np.ascontiguousarray(ends, np.uint8)
+        if loops.prepare_byte_pairs(self._tables, merges.ctypes.data, ends.ctypes.data, len(merges)):
+            raise NoRoom(f"{len(merges):,} merges find no room in a table of {1 << _PAIR_BITS:,}")
 
     def encode_documents(self, texts: Texts) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.int64]]:
         """(ids, counts) of texts, as `Tokenizer.encode_documents` says. ValueError if they are not UTF-8."""

@@ -8,7 +8,6 @@ eight, and where neither can be had, or they differ once, the reference encodes 
 import functools
 import hashlib
 import importlib.util
-import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -256,10 +255,8 @@ def _fastest(fields: dict[str, Any], has_loops: bool) -> tuple[Encoder, bytes]:
     """Which program encodes fastest with a `tokenizer.json`, and what it reads."""
     if "model" not in fields:
         return "characters", b""
-    if has_loops and is_gpt2_kind(fields) and (merges := learnt_merges(fields)):
-        file = io.BytesIO()
-        merges.write(file)
-        return "byte pairs", file.getvalue()
+    if has_loops and is_gpt2_kind(fields) and (merges := learnt_merges(fields)) and merges.encoder():
+        return "byte pairs", merges.to_bytes()
     plain = json.dumps(fields | {"added_tokens": []})
     try:
         _gigatoken(plain)
@@ -288,7 +285,7 @@ class Encodes(Protocol):
 def fast_encoder(tokenizer: TokenizerFile, resident_limit_bytes: int) -> Encodes:
     """The program that is to encode with a tokenizer, ready. EncoderDiffers if it cannot be used."""
     if tokenizer.encoder == "byte pairs":
-        own = Merges.read(tokenizer.fast_path).encoder()
+        own = Merges.from_bytes(tokenizer.fast_path.read_bytes()).encoder()
         if not own:
             raise EncoderDiffers("the compiled loops cannot be used")
         return own

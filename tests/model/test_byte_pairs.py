@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,13 +182,21 @@ def test_what_the_loop_cannot_say_is_left_to_others(fields: Any) -> None:
     assert learnt_merges(fields) is None
 
 
-def test_merges_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_merges_are_read_as_they_were_written() -> None:
     merges = learnt_merges(changed())
     assert merges
-    path = tmp_path / "merges"
-    with path.open("wb") as file:
-        merges.write(file)
-    again = Merges.read(path)
+    again = Merges.from_bytes(merges.to_bytes())
     assert again.end_of_text == merges.end_of_text
     for name in ("symbols", "ends", "ids"):
         assert np.array_equal(getattr(again, name), getattr(merges, name))
+
+
+def test_sixty_thousand_merges_have_room_and_too_many_are_left_to_others() -> None:
+    characters = byte_characters()
+    pairs = list(itertools.product(characters, characters))
+    few = learnt_merges(json.loads(tokenizer_json(pairs[:60_000])))
+    assert few and few.encoder()
+    many = learnt_merges(json.loads(tokenizer_json(pairs[:65_200])))
+    assert many
+    crowded = replace(many, symbols=np.repeat(many.symbols, 3, axis=0), ends=np.repeat(many.ends, 3, axis=0))
+    assert crowded.encoder() is None
