@@ -9,8 +9,9 @@ import hashlib
 import itertools
 import json
 import math
+import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Final, Self
 
@@ -36,8 +37,8 @@ def byte_level_json(vocabulary: dict[str, int], merges: Sequence[Sequence[str]])
     gap; end-of-text becomes the id after the last.
     """
     end_of_text = len(vocabulary)
-    by_id = dict(sorted({**vocabulary, END_OF_TEXT: end_of_text}.items(), key=lambda item: item[1]))
-    assert list(by_id.values()) == list(range(end_of_text + 1)), "ids have a gap"
+    by_id = dict(sorted({**vocabulary, END_OF_TEXT: end_of_text}.items(), key=operator.itemgetter(1)))
+    assert [*by_id.values()] == [*range(end_of_text + 1)], "ids have a gap"
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     special = {
         "id": end_of_text, "content": END_OF_TEXT, "single_word": False, "lstrip": False, "rstrip": False,
@@ -112,7 +113,7 @@ class BpeTokenizer:
         byte_of = {character: byte for byte, character in enumerate(byte_characters())}
         ranks = {
             (bytes(byte_of[c] for c in left), bytes(byte_of[c] for c in right)): rank
-            for rank, (left, right) in enumerate(_pairs(self._merges))
+            for rank, (left, right) in enumerate(zip(*_sides(self._merges), strict=True))
         }
         if any(left + right not in self._id_of_bytes for left, right in ranks):
             raise ValueError("tokenizer: its vocabulary lacks a merged pair")
@@ -220,23 +221,24 @@ def learnt_merges(fields: Any) -> Merges | None:
     """
     vocabulary, end_of_text = fields["model"]["vocab"], fields["added_tokens"][0]["id"]
     try:
-        pairs = list(_pairs(fields["model"]["merges"]))
-        spelt = [*byte_characters(), *(left + right for left, right in pairs)]
+        lefts, rights = _sides(fields["model"]["merges"])
+        spelt = [*byte_characters(), *map(operator.add, lefts, rights)]
         ids = np.fromiter(map(vocabulary.__getitem__, spelt), np.int64, len(spelt))
         # Of tokens that two merges make, the first one's number.
         symbol_of = dict(zip(reversed(spelt), range(len(spelt) - 1, -1, -1), strict=True))
-        left = np.fromiter((symbol_of[left] for left, _ in pairs), np.int64, len(pairs))
-        right = np.fromiter((symbol_of[right] for _, right in pairs), np.int64, len(pairs))
+        left, right, first = (
+            np.fromiter(map(symbol_of.__getitem__, some), np.int64, len(some))
+            for some in (lefts, rights, spelt[256:])
+        )
     # What is wrong is said where it is read to be used without the compiled loop.
     except (KeyError, ValueError, TypeError):
         return None
-    first = np.fromiter(map(symbol_of.__getitem__, spelt[256:]), np.int64, len(pairs))
     numbers = np.arange(256, len(spelt))
     if (
         max(len(spelt), ids.max(), end_of_text) >= SYMBOLS
         or min(ids.min(), end_of_text) < 0
         or (np.maximum(left, right) >= numbers).any()
-        or len(np.unique(left * SYMBOLS + right)) < len(pairs)
+        or len(np.unique(left * SYMBOLS + right)) < len(left)
     ):
         return None
     byte_of = {ord(character): byte for byte, character in enumerate(byte_characters())}
@@ -264,11 +266,10 @@ def learnt_merges(fields: Any) -> Merges | None:
     )
 
 
-def _pairs(merges: list[str | list[str]]) -> Iterator[tuple[str, str]]:
-    """Merges in either of the two spellings of `tokenizer.json`."""
-    for pair in merges:
-        left, right = pair.split(" ") if isinstance(pair, str) else pair
-        yield left, right
+def _sides(merges: Sequence[str | Sequence[str]]) -> tuple[list[str], list[str]]:
+    """The left and the right tokens of merges in either of the two spellings of `tokenizer.json`."""
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    return [left for left, _ in pairs], [right for _, right in pairs]
 
 
 _FEATURES_NOT_KNOWN: Final = (
