@@ -33,6 +33,19 @@ _MAXIMUM_IDS: Final = 1 << 24
 def byte_level_json(vocabulary: dict[str, int], merges: Sequence[Sequence[str]]) -> str:
     """A `tokenizer.json` as the libraries `tokenizers` and `transformers` read it; the same arguments, the same text.
 
+    They are those of `byte_level_fields`.
+    """
+    return json_of(byte_level_fields(vocabulary, merges))
+
+
+def json_of(fields: dict[str, Any]) -> str:
+    """The text of a `tokenizer.json`."""
+    return json.dumps(fields, ensure_ascii=False) + "\n"  # an indent would take ten times as long
+
+
+def byte_level_fields(vocabulary: dict[str, int], merges: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """What a `tokenizer.json` of GPT-2's kind says.
+
     `vocabulary` has every token but end-of-text, spelt in the characters of `byte_characters`, with ids from 0 without a
     gap; end-of-text becomes the id after the last.
     """
@@ -49,12 +62,11 @@ def byte_level_json(vocabulary: dict[str, int], merges: Sequence[Sequence[str]])
         "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
         "vocab": by_id, "merges": merges,
     }  # fmt: skip
-    whole = {
+    return {
         "version": "1.0", "truncation": None, "padding": None, "added_tokens": [special], "normalizer": None,
         "pre_tokenizer": byte_level, "post_processor": byte_level | {"trim_offsets": False},
         "decoder": byte_level, "model": model,
     }  # fmt: skip
-    return json.dumps(whole, ensure_ascii=False) + "\n"  # an indent would take ten times as long
 
 
 def byte_characters() -> list[str]:

