@@ -1,12 +1,16 @@
 """Owns attention: how each position of a sequence gathers what it needs from the others."""
 
 import math
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from model.config import NetworkConfig
+from model.norms import unit_length
+
+ROTARY_BASE: Final = 10_000.0
 
 
 def explicit_attention(
@@ -39,11 +43,43 @@ def fused_attention(
     return functional.scaled_dot_product_attention(query, key, value, is_causal=causal, dropout_p=dropout)
 
 
+class Rotary(nn.Module):
+    """Turns a vector by angles that grow with its place: the product of two then tells how far apart they stand.
+
+    Equation 34 of Su et al. 2021, arXiv:2104.09864; number i is paired with number i + d/2 instead of its neighbour, which is
+    the same but for the order of numbers.
+    """
+
+    def __init__(self, block_size: int, head_width: int) -> None:
+        super().__init__()
+        self.cosine = nn.Buffer(torch.empty(block_size, head_width // 2), persistent=False)
+        self.sine = nn.Buffer(torch.empty(block_size, head_width // 2), persistent=False)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Fills the tables: [block_size, d/2]."""
+        length, pairs = self.cosine.shape
+        frequencies = ROTARY_BASE ** -(torch.arange(pairs, device=self.cosine.device) / pairs)
+        angles = torch.outer(torch.arange(length, device=self.cosine.device), frequencies)
+        self.cosine.copy_(angles.cos())
+        self.sine.copy_(angles.sin())
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """[B, heads, T, d] -> the same, turned; computed in float32."""
+        cosine, sine = self.cosine[: vectors.shape[-2]], self.sine[: vectors.shape[-2]]
+        first, second = vectors.float().chunk(2, dim=-1)
+        turned = [first * cosine - second * sine, second * cosine + first * sine]
+        return torch.cat(turned, dim=-1).to(vectors.dtype)
+
+
 class MultiHeadAttention(nn.Module):
     """Several attentions side by side, each on its own slice of the width.
 
     Self-attention takes queries, keys and values from one sequence. Cross-attention takes the keys and values
     from another, `memory`: that is how a decoder reads what the encoder understood.
+
+    With `query_key_norm` queries and keys have the same length everywhere (Henry et al. 2020, arXiv:2010.04245), so that scores
+    cannot grow without bound.
     """
 
     def __init__(self, config: NetworkConfig, *, causal: bool) -> None:
@@ -56,13 +92,19 @@ class MultiHeadAttention(nn.Module):
         self.key = nn.Linear(config.width, config.width, bias=config.query_key_value_bias)
         self.value = nn.Linear(config.width, config.width, bias=config.query_key_value_bias)
         self.projection = nn.Linear(config.width, config.width, bias=config.bias)
+        head_width = config.width // config.heads
+        self.turn = Rotary(config.block_size, head_width) if config.positions == "rotary" else nn.Identity()
+        self.scale = unit_length(head_width) if config.query_key_norm else nn.Identity()
 
     def forward(self, hidden: Tensor, memory: Tensor | None = None) -> Tensor:
         """hidden [B, T, width], memory [B, S, width] -> [B, T, width]."""
         source = hidden if memory is None else memory
+        query, key = self._split(self.query(hidden)), self._split(self.key(source))
+        if memory is None:  # between two sequences there is no distance
+            query, key = self.turn(query), self.turn(key)
         gathered = self.attend(
-            self._split(self.query(hidden)),
-            self._split(self.key(source)),
+            self.scale(query),
+            self.scale(key),
             self._split(self.value(source)),
             causal=self.causal,
             dropout=self.dropout if self.training else 0.0,

@@ -3,9 +3,11 @@
 from typing import Final
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from model.attention import MultiHeadAttention
 from model.config import Activation, NetworkConfig
+from model.norms import norm_of
 
 
 class FeedForward(nn.Module):
@@ -35,12 +37,12 @@ class Block(nn.Module):
         super().__init__()
         self.pre_norm = config.norm == "pre"
         self.attention = MultiHeadAttention(config, causal=causal)
-        self.attention_norm = nn.LayerNorm(config.width, bias=config.bias)
+        self.attention_norm = norm_of(config)
         if cross_attention:
             self.cross_attention = MultiHeadAttention(config, causal=False)
-            self.cross_attention_norm = nn.LayerNorm(config.width, bias=config.bias)
+            self.cross_attention_norm = norm_of(config)
         self.feed_forward = FeedForward(config)
-        self.feed_forward_norm = nn.LayerNorm(config.width, bias=config.bias)
+        self.feed_forward_norm = norm_of(config)
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, hidden: Tensor, memory: Tensor | None = None) -> Tensor:
@@ -60,6 +62,14 @@ class Block(nn.Module):
         return added
 
 
+class SquaredReLU(nn.Module):
+    """The square of ReLU (So et al. 2021, "Primer", arXiv:2109.08668)."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Of any shape, number by number."""
+        return functional.relu(hidden).square()
+
+
 def _activation(name: Activation) -> nn.Module:
     """The bend between two linear layers, without which they would be one."""
     choices: Final = {
@@ -67,5 +77,6 @@ def _activation(name: Activation) -> nn.Module:
         "gelu": nn.GELU(approximate="tanh"),  # as GPT-2 computes it
         "sigmoid": nn.Sigmoid(),
         "tanh": nn.Tanh(),
+        "relu_squared": SquaredReLU(),
     }
     return choices[name]

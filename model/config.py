@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 NetworkKind = Literal["bigram", "gpt"]
-Activation = Literal["relu", "gelu", "sigmoid", "tanh"]
+Activation = Literal["relu", "gelu", "sigmoid", "tanh", "relu_squared"]
 Norm = Literal["pre", "post"]
+NormKind = Literal["layer", "rms"]
+Positions = Literal["learned", "rotary"]
 AttentionKernel = Literal["sdpa", "explicit"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
+OptimizerName = Literal["adamw", "muon"]
+Schedule = Literal["cosine", "stable"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +41,22 @@ class NetworkConfig:
     query_key_value_bias: bool = False  # apart, since the course has the other biases but not these
     tied_head: bool = True  # the head reads the token embedding's own weights
     attention: AttentionKernel = "sdpa"
+    norm_kind: NormKind = "layer"
+    positions: Positions = "learned"
+    query_key_norm: bool = False
+    logit_soft_cap: float = 0.0  # 0: none
 
     def __post_init__(self) -> None:
         _check_choices(self)
         _check_at_least(self, 1, "vocabulary_size", "block_size", "layers", "heads", "width")
+        _check_at_least(self, 0, "logit_soft_cap")
         if self.width % self.heads:
             raise ValueError(f"network.width {self.width} is not a multiple of network.heads {self.heads}")
+        if self.positions == "rotary" and self.width // self.heads % 2:
+            raise ValueError(
+                f"network.width {self.width} over network.heads {self.heads} is {self.width // self.heads}; "
+                "rotary positions turn pairs of numbers, so it must be even"
+            )
         _check_share(self, "dropout")
 
 
@@ -67,6 +81,11 @@ class TrainingConfig:
     seed: int = 1337
     device: DeviceName = "auto"
     precision: Precision = "auto"
+    schedule: Schedule = "cosine"
+    decay_share: float = 0.4  # of the steps, at the end of a stable schedule
+    optimizer: OptimizerName = "adamw"
+    matrix_learning_rate: float = 0.02  # Muon's, for the matrices of the blocks
+    matrix_momentum: float = 0.95
 
     def __post_init__(self) -> None:
         _check_choices(self)
@@ -84,7 +103,11 @@ class TrainingConfig:
                 f"training.learning_rate is {self.learning_rate}; it must be above 0, finite, and at least "
                 f"training.minimum_learning_rate, {self.minimum_learning_rate}"
             )
-        _check_share(self, "beta1", "beta2")
+        if not 0 < self.matrix_learning_rate < math.inf:
+            raise ValueError(
+                f"training.matrix_learning_rate is {self.matrix_learning_rate}; it must be above 0 and finite"
+            )
+        _check_share(self, "beta1", "beta2", "matrix_momentum", "decay_share")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +118,21 @@ class Recipe:
     training: TrainingConfig
 
 
-def preset(name: str, *, vocabulary_size: int) -> Recipe:
-    """The recipe of one rung of the ladder, for a vocabulary. ValueError for a name that is not in PRESETS."""
+def preset(name: str, *, vocabulary_size: int, depth: int | None = None) -> Recipe:
+    """The recipe of one rung of the ladder, for a vocabulary. `depth` is the number of layers of `modern`, from which all else
+    follows.
+
+    ValueError for a name that is not in PRESETS, or a depth that cannot be.
+    """
     if name not in _RECIPES:
         raise ValueError(f"no preset is called {name!r}; there are {', '.join(PRESETS)}")
-    return _RECIPES[name](vocabulary_size)
+    if depth is None:
+        return _RECIPES[name](vocabulary_size)
+    if name != "modern":
+        raise ValueError(f"--depth is the dial of the preset modern; {name} has the shape that it has")
+    if not 1 <= depth <= MAXIMUM_DEPTH:
+        raise ValueError(f"--depth is {depth}; it must be from 1 to {MAXIMUM_DEPTH}")
+    return _modern(vocabulary_size, depth)
 
 
 def _bigram(vocabulary_size: int) -> Recipe:
@@ -194,13 +227,59 @@ def _gpt2(vocabulary_size: int) -> Recipe:
     )
 
 
+def _modern(vocabulary_size: int, depth: int = 12) -> Recipe:
+    """What is known today, by one dial. At depth 12 a Transformer of GPT-2's size, its shape from github.com/karpathy/nanochat.
+
+    Width is 64 a layer, as in GPT-2's family and nanochat's, in heads of 128. Twenty tokens a
+    weight of the blocks (Hoffmann et al. 2022, arXiv:2203.15556, section 3.4, by all weights: what a token embedding holds is
+    looked up, not computed with), in batches that grow with the width (McCandlish et al. 2018, arXiv:1812.06162). AdamW's rate
+    falls with the root of the width; Muon's does not, since its steps are of one size whatever the shape.
+    """
+    heads = (depth + 1) // 2
+    width = 128 * heads
+    block_size = 128 if depth <= 2 else 256 if depth <= 4 else 1024
+    tokens_a_step = 1 << round(18 + 1.5 * math.log2(depth / 12))
+    weights = 12 * depth * width * width  # of the blocks
+    learning_rate = 6e-3 * math.sqrt(768 / width)
+    return Recipe(
+        network=NetworkConfig(
+            vocabulary_size=vocabulary_size,
+            block_size=block_size,
+            layers=depth,
+            heads=heads,
+            width=width,
+            activation="relu_squared",
+            tied_head=False,
+            norm_kind="rms",
+            positions="rotary",
+            query_key_norm=True,
+            logit_soft_cap=15.0,
+        ),
+        training=TrainingConfig(
+            steps=max(500, 20 * weights // tokens_a_step),
+            batch_size=tokens_a_step // block_size,
+            gradient_accumulation_steps=max(1, tokens_a_step // (1 << 15)),
+            learning_rate=learning_rate,
+            minimum_learning_rate=0.0,
+            warmup_steps=40,
+            weight_decay=0.0,
+            beta1=0.8,
+            beta2=0.95,
+            schedule="stable",
+            optimizer="muon",
+        ),
+    )
+
+
 _RECIPES: Final[Mapping[str, Callable[[int], Recipe]]] = {
     "bigram": _bigram,
     "course": _course,
     "pocket": _pocket,
     "baby": _baby,
     "gpt2": _gpt2,
+    "modern": _modern,
 }
+MAXIMUM_DEPTH: Final = 64
 PRESETS: Final = tuple(_RECIPES)
 
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from model.blocks import Block
 from model.config import NetworkConfig
 from model.network import Embedding, initialise
+from model.norms import norm_of
 
 
 class Encoder(nn.Module):
@@ -15,7 +16,7 @@ class Encoder(nn.Module):
         super().__init__()
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config, causal=False) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width, bias=config.bias)
+        self.norm = norm_of(config)
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [B, S] -> what each position means in its sequence, [B, S, width]."""
@@ -39,7 +40,7 @@ class EncoderDecoder(nn.Module):
         self.blocks = nn.ModuleList(
             Block(config, causal=True, cross_attention=True) for _ in range(config.layers)
         )
-        self.norm = nn.LayerNorm(config.width, bias=config.bias)
+        self.norm = norm_of(config)
         self.head = nn.Linear(config.width, config.vocabulary_size, bias=config.bias)
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:

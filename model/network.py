@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.attention import Rotary
 from model.blocks import Block
 from model.config import NetworkConfig
+from model.norms import norm_of
 
 INITIAL_DEVIATION: Final = 0.02  # GPT-2's, for every matrix
 
@@ -46,7 +48,7 @@ class Gpt(LanguageModel):
         super().__init__(config)
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config, causal=True) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width, bias=config.bias)
+        self.norm = norm_of(config)
         if not config.tied_head:
             self.head = nn.Linear(config.width, config.vocabulary_size, bias=config.bias)
 
@@ -55,20 +57,28 @@ class Gpt(LanguageModel):
         for block in self.blocks:
             hidden = block(hidden)
         hidden = self.norm(hidden)
+        logits: Tensor
         if self.config.tied_head:  # Press and Wolf 2017, arXiv:1608.05859: one matrix reads and writes tokens
-            return functional.linear(hidden, self.embedding.token.weight)
-        logits: Tensor = self.head(hidden)
+            logits = functional.linear(hidden, self.embedding.token.weight)
+        else:
+            logits = self.head(hidden)
+        if (
+            cap := self.config.logit_soft_cap
+        ):  # Gemma 2, arXiv:2408.00118, section 2: no score gets beyond the cap
+            logits = cap * (logits.float() / cap).tanh()
         return logits
 
 
 class Embedding(nn.Module):
-    """What a token is plus where it stands, both learned."""
+    """What a token is plus where it stands, both learned; or what it is alone, where attention tells the distance."""
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.block_size = config.block_size
         self.token = nn.Embedding(config.vocabulary_size, config.width)
-        self.position = nn.Embedding(config.block_size, config.width)
+        self.position = (
+            nn.Embedding(config.block_size, config.width) if config.positions == "learned" else None
+        )
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -78,8 +88,11 @@ class Embedding(nn.Module):
             raise ValueError(
                 f"{length} tokens do not fit the network's context of {self.block_size}; crop the text"
             )
-        embedded: Tensor = self.dropout(self.token(ids) + self.position.weight[:length])
-        return embedded
+        embedded: Tensor = self.token(ids)
+        if self.position:
+            embedded = embedded + self.position.weight[:length]
+        dropped: Tensor = self.dropout(embedded)
+        return dropped
 
 
 def build_network(config: NetworkConfig, *, seed: int) -> LanguageModel:
@@ -130,7 +143,7 @@ def initialise(network: nn.Module, *, layers: int, seed: int) -> None:
     network.to_empty(device="cpu")
     generator = torch.Generator().manual_seed(seed)
     for name, module in network.named_modules():
-        if isinstance(module, nn.LayerNorm):
+        if isinstance(module, nn.LayerNorm | Rotary):
             module.reset_parameters()
         elif isinstance(module, nn.Linear | nn.Embedding):
             deviation = INITIAL_DEVIATION

@@ -3,20 +3,18 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from model.batches import gather
-from model.config import Recipe, TrainingConfig
+from model.config import Recipe
 from model.device import autocast, choose_device, choose_precision, random_numbers_of
 from model.network import build_network, check_tensors, load_tensors
+from model.optimizers import Optimizers, learning_rate_share_at
 from model.order import DataOrder
 from model.tokenizer import TokenArray
-
-ADAM_STATE: Final = ("step", "exp_avg", "exp_avg_sq")
 
 
 class DivergedError(ArithmeticError):
@@ -62,7 +60,7 @@ class StepReport:
 class TrainingState:
     """All that a training needs to go on, beside its recipe and dataset: copies on the CPU, safe to write.
 
-    Names of tensors: "network.<name>", and "optimizer.<name of the weight>.exp_avg", ".exp_avg_sq", ".step".
+    Names of tensors: "network.<name>", and "optimizer.<name of the weight>.<part>" (`Optimizers`).
     """
 
     step: int
@@ -94,7 +92,7 @@ class Training:
         self.device = choose_device(config.device)
         self.precision = choose_precision(self.device, config.precision, network=recipe.network)
         self.network = build_network(recipe.network, seed=config.seed).to(self.device)
-        self._optimizer = build_optimizer(self.network, config)
+        self._optimizers = Optimizers(self.network, config)
         self._train_tokens = train_tokens
 
     def steps(self) -> Iterator[StepReport]:
@@ -107,19 +105,16 @@ class Training:
 
     def _take_step(self) -> StepReport:
         config = self.recipe.training
-        learning_rate = learning_rate_at(self.step, config)
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        share = learning_rate_share_at(self.step, config)
         loss = self._accumulate_gradients()
         gradient_norm = torch.nn.utils.clip_grad_norm_(
             self.network.parameters(), config.gradient_clip_norm or math.inf
         )
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        self._optimizers.step(share)
         self.step += 1
         return StepReport(
             step=self.step,
-            learning_rate=learning_rate,
+            learning_rate=share * config.learning_rate,
             tokens=self.step * config.batch_size * self.recipe.network.block_size,
             epoch=self.order.epoch(self.step),
             loss_on_device=loss,
@@ -149,9 +144,7 @@ class Training:
     def state(self) -> TrainingState:
         """A copy of where the training stands; steps taken afterwards do not change it."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        for name, parameter in self.network.named_parameters():
-            for part, tensor in self._optimizer.state[parameter].items():
-                tensors[f"optimizer.{name}.{part}"] = tensor
+        tensors |= self._optimizers.tensors()
         return TrainingState(
             step=self.step,
             tensors={name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()},
@@ -161,47 +154,12 @@ class Training:
         """Goes on from a state of the same recipe. ValueError names a tensor that is missing, unexpected or misshapen."""
         check_tensors(state.tensors, self._expected_tensors(state.step))
         load_tensors(self.network, state.tensors)
-        names = [name for group in self._optimizer.param_groups for name in group["param_names"]]
-        moments = {
-            index: {part: state.tensors[f"optimizer.{name}.{part}"].clone() for part in ADAM_STATE}
-            for index, name in enumerate(names if state.step else [])
-        }
-        groups = self._optimizer.state_dict()["param_groups"]
-        self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self._optimizers.load(state.tensors)
         self.step = state.step
 
     def _expected_tensors(self, step: int) -> dict[str, Tensor]:
         """The names that a state of this recipe has, with tensors of the right shapes."""
         expected = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        if step > 0:  # before its first step AdamW has no state
-            for name, parameter in self.network.named_parameters():
-                for part in ADAM_STATE:
-                    expected[f"optimizer.{name}.{part}"] = torch.zeros(()) if part == "step" else parameter
+        if step > 0:  # before, optimizers keep nothing
+            expected |= self._optimizers.expected()
         return expected
-
-
-def build_optimizer(network: nn.Module, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), with decay on matrices and embeddings only.
-
-    Norms and biases are left alone, as GPT-2's successors do: to pull them to 0 would undo what they are for.
-    """
-    named = list(network.named_parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [(name, p) for name, p in named if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [(name, p) for name, p in named if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        fused=True,  # all weights in one kernel; works on the CPU too
-    )
-
-
-def learning_rate_at(step: int, config: TrainingConfig) -> float:
-    """The learning rate of step `step` (from 0): a linear warm-up, then half a cosine down to the minimum."""
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / (config.warmup_steps + 1)
-    progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
-    share = 0.5 * (1 + math.cos(math.pi * progress))
-    return config.minimum_learning_rate + share * (config.learning_rate - config.minimum_learning_rate)

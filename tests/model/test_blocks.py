@@ -5,6 +5,7 @@ import torch
 
 from model.blocks import Block, FeedForward
 from model.config import NetworkConfig
+from model.norms import norm_of
 
 
 def config(**changes: object) -> NetworkConfig:
@@ -26,6 +27,7 @@ def test_post_norm_normalises_the_sum_and_pre_norm_leaves_the_residual_alone() -
         ("sigmoid", torch.sigmoid),
         ("tanh", torch.tanh),
         ("gelu", lambda x: torch.nn.functional.gelu(x, approximate="tanh")),
+        ("relu_squared", lambda x: torch.where(x > 0, x * x, 0 * x)),
     ],
 )
 def test_the_activations_of_the_course(name: str, function: torch.nn.Module) -> None:
@@ -33,6 +35,14 @@ def test_the_activations_of_the_course(name: str, function: torch.nn.Module) -> 
     hidden = torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     expected = function(hidden @ feed_forward.expand.weight.T) @ feed_forward.projection.weight.T
     torch.testing.assert_close(feed_forward(hidden), expected)
+
+
+def test_an_rms_norm_leaves_the_direction_and_learns_nothing() -> None:
+    norm = norm_of(config(norm_kind="rms"))
+    hidden = 5 + torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
+    expected = hidden / hidden.square().mean(-1, keepdim=True).sqrt()
+    torch.testing.assert_close(norm(hidden), expected)
+    assert not list(norm.parameters())
 
 
 def test_cross_attention_reads_the_memory() -> None:

@@ -32,6 +32,10 @@ from model.config import (
         {"activation": "swish"},
         {"norm": "none"},
         {"attention": "flash"},
+        {"norm_kind": "batch"},
+        {"positions": "sinusoidal"},
+        {"logit_soft_cap": -1.0},
+        {"width": 12, "heads": 4, "positions": "rotary"},
     ],
 )
 def test_a_network_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
@@ -58,6 +62,11 @@ def test_a_network_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
         {"beta1": 1.0},
         {"beta2": -0.1},
         {"gradient_clip_norm": -1.0},
+        {"optimizer": "sgd"},
+        {"schedule": "linear"},
+        {"matrix_learning_rate": 0.0},
+        {"matrix_momentum": 1.0},
+        {"decay_share": 1.0},
         {"gradient_clip_norm": math.nan},
         {"seed": -1},
         {"device": "tpu"},
@@ -80,6 +89,28 @@ def test_every_preset_survives_json(name: str) -> None:
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="no preset is called 'huge'; there are bigram, course"):
         preset("huge", vocabulary_size=300)
+
+
+def test_all_of_modern_follows_from_its_depth() -> None:
+    shallow, deep = (preset("modern", vocabulary_size=300, depth=depth) for depth in (4, 24))
+    assert [one.network.width for one in (shallow, deep)] == [256, 1536]
+    assert [one.network.heads for one in (shallow, deep)] == [2, 12]
+    assert deep.training.batch_size * deep.network.block_size == 1 << 20
+    assert deep.training.learning_rate == pytest.approx(shallow.training.learning_rate / math.sqrt(6))
+    assert deep.training.steps * (1 << 20) == pytest.approx(20 * 12 * 24 * 1536**2, rel=0.001)
+    assert preset("modern", vocabulary_size=300) == preset("modern", vocabulary_size=300, depth=12)
+
+
+@pytest.mark.parametrize("depth", range(1, 65))
+def test_every_depth_is_a_recipe(depth: int) -> None:
+    recipe = preset("modern", vocabulary_size=300, depth=depth)
+    assert recipe.training.batch_size >= recipe.training.gradient_accumulation_steps
+
+
+@pytest.mark.parametrize(("name", "depth"), [("modern", 0), ("modern", 65), ("gpt2", 12)])
+def test_a_depth_that_cannot_be_is_refused(name: str, depth: int) -> None:
+    with pytest.raises(ValueError, match="--depth is"):
+        preset(name, vocabulary_size=300, depth=depth)
 
 
 def test_settings_replace_values_by_their_type() -> None:

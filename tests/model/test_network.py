@@ -65,7 +65,10 @@ def test_first_weights_are_those_of_gpt2() -> None:
     assert (weights["norm.weight"] == 1).all()
 
 
-@pytest.mark.parametrize("config", [TINY, COURSE, BIGRAM])
+MODERN = preset("modern", vocabulary_size=50, depth=1).network
+
+
+@pytest.mark.parametrize("config", [TINY, COURSE, BIGRAM, MODERN])
 def test_an_untrained_network_is_almost_uniform(config: NetworkConfig) -> None:
     logits = build_network(config, seed=1).eval()(some_ids(4, config.block_size))
     assert logits.shape == (4, config.block_size, 50)
@@ -79,6 +82,25 @@ def test_parameter_counts_are_those_of_the_papers() -> None:
     tied, untied = build_network(TINY, seed=1), build_network(replace(TINY, tied_head=False), seed=1)
     assert parameter_count(untied) - parameter_count(tied) == 50 * 32
     assert parameter_count(build_network(BIGRAM, seed=1)) == 50 * 50
+
+
+def test_capped_scores_stay_below_the_cap() -> None:
+    network = build_network(replace(TINY, logit_soft_cap=2.0), seed=1).eval()
+    plain = build_network(TINY, seed=1).eval()
+    with torch.no_grad():
+        for one in (network, plain):
+            one.embedding.token.weight *= 100  # type: ignore[union-attr, operator]
+        ids = some_ids(2, 9)
+        torch.testing.assert_close(network(ids), 2 * (plain(ids) / 2).tanh())
+    assert plain(ids).abs().max() > 2 >= network(ids).abs().max()
+
+
+def test_the_modern_network_has_no_positions_to_learn_and_no_norms() -> None:
+    modern = preset("modern", vocabulary_size=50, depth=2).network
+    names = [name for name, _ in build_network(modern, seed=1).named_parameters()]
+    assert names[:1] == ["embedding.token.weight"] and names[-1:] == ["head.weight"]
+    assert all(name.startswith("blocks.") for name in names[1:-1])
+    assert not [name for name in names if "norm" in name or "bias" in name or "position" in name]
 
 
 def test_a_text_longer_than_the_context_is_refused() -> None:

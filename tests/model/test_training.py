@@ -13,7 +13,7 @@ from model.evaluation import estimate_loss, evaluate, final_report
 from model.generation import generate
 from model.network import network_from
 from model.references import bigram_floor
-from model.training import DivergedError, Training, TrainingState, learning_rate_at
+from model.training import DivergedError, Training, TrainingState
 
 # Dropout and accumulation are on: what resumes must resume with both.
 RECIPE = Recipe(
@@ -27,6 +27,13 @@ RECIPE = Recipe(
         precision="float32",
     ),
 )
+MODERN = Recipe(
+    network=replace(
+        RECIPE.network, norm_kind="rms", positions="rotary", query_key_norm=True, activation="relu_squared",
+        tied_head=False, logit_soft_cap=15.0,
+    ),
+    training=replace(RECIPE.training, optimizer="muon", schedule="stable"),
+)  # fmt: skip
 TOKENS = np.random.default_rng(0).integers(0, 40, 3_000).astype(np.uint16)
 
 
@@ -54,9 +61,10 @@ def assert_same(first: TrainingState, second: TrainingState) -> None:
         assert torch.equal(tensor, second.tensors[name]), name
 
 
+@pytest.mark.parametrize("recipe", [RECIPE, MODERN], ids=["adamw", "muon"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(precision: str) -> None:
-    recipe = with_training(precision=precision)
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(recipe: Recipe, precision: str) -> None:
+    recipe = replace(recipe, training=replace(recipe.training, precision=precision))
     whole = new_training(recipe)
     losses = losses_of(whole, until=12)
 
@@ -121,26 +129,6 @@ def test_the_end_is_the_end() -> None:
     training = new_training()
     assert len(list(training.steps())) == 12
     assert list(training.steps()) == []
-
-
-def test_learning_rate_warms_up_and_then_falls_along_a_cosine() -> None:
-    config = TrainingConfig(steps=110, warmup_steps=10, learning_rate=1.0, minimum_learning_rate=0.1)
-    rates = [learning_rate_at(step, config) for step in range(110)]
-    assert rates[0] == pytest.approx(1 / 11)
-    assert rates[9] == pytest.approx(10 / 11)
-    assert rates[10] == 1.0
-    assert rates[60] == pytest.approx(0.55)
-    assert rates[109] == pytest.approx(0.1, abs=1e-3)
-    assert learning_rate_at(3, replace(config, steps=4, warmup_steps=8)) < 1  # only warm-up
-
-
-def test_only_matrices_decay() -> None:
-    recipe = replace(RECIPE, network=replace(RECIPE.network, bias=True))
-    decayed, others = new_training(recipe)._optimizer.param_groups
-    assert decayed["weight_decay"] == 0.1
-    assert others["weight_decay"] == 0.0
-    assert all(name.endswith(("norm.weight", "bias")) for name in others["param_names"])
-    assert not any(name.endswith("bias") for name in decayed["param_names"])
 
 
 def test_clipping_bounds_the_update_but_not_the_report() -> None:
