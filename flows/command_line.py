@@ -17,6 +17,7 @@ from flows.options import (
     CorpusArgument,
     DatasetArgument,
     DebugOption,
+    DepthOption,
     JsonOption,
     LimitOption,
     ModelArgument,
@@ -57,6 +58,7 @@ def run(
     limit_shards: LimitOption = None,
     workers: WorkersOption = None,
     preset: PresetOption = None,
+    depth: DepthOption = None,
     settings: SetOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
@@ -78,7 +80,9 @@ def run(
         workers=workers,
     )
     result = run_pipeline(
-        config, TrainingRequest(preset=preset, settings=settings_by_key(settings)), workspace=place.root
+        config,
+        TrainingRequest(preset=preset, depth=depth, settings=settings_by_key(settings)),
+        workspace=place.root,
     )
     dataset, model, version = result.built.dataset, result.model, result.version
     show_built(result.built)
@@ -118,12 +122,13 @@ def run(
 
 
 @app.command(
-    epilog="Examples:  brickroad train stdlib-docs --preset course   ·   brickroad train stdlib-docs --set training.steps=500"
+    epilog="Examples:  brickroad train stdlib-docs --preset course   ·   brickroad train stdlib-docs --depth 2   ·   brickroad train stdlib-docs --set training.steps=500"
 )
 @command
 def train(
     dataset: DatasetArgument,
     preset: PresetOption = None,
+    depth: DepthOption = None,
     settings: SetOption = None,
     resume: Annotated[
         str | None,
@@ -139,7 +144,7 @@ def train(
     from tasks.training import TrainingRequest
 
     request = TrainingRequest(
-        dataset=dataset, preset=preset, settings=settings_by_key(settings), resume=resume
+        dataset=dataset, preset=preset, depth=depth, settings=settings_by_key(settings), resume=resume
     )
     result = train_model(request, workspace=place.root)
     trained, evaluation = result.trained, result.evaluation

@@ -197,7 +197,17 @@ BudgetOption = Annotated[
 PresetOption = Annotated[
     str | None,
     typer.Option(
-        "--preset", help="bigram, course, pocket, baby or gpt2. [default: pocket]", show_default=False
+        "--preset",
+        help="bigram, course, pocket, baby, gpt2 or modern. [default: pocket]",
+        show_default=False,
+    ),
+]
+DepthOption = Annotated[
+    int | None,
+    typer.Option(
+        "--depth",
+        help="Layers of the preset modern, from which width, batch, steps and rates follow. [default: 12]",
+        show_default=False,
     ),
 ]
 SetOption = Annotated[

@@ -317,14 +317,19 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
     return Recipe(**configs)
 
 
+#: What recipes of version 0.1.0 do not say: for them it is as the default has it.
+_SINCE_0_1_0: Final = {
+    "norm_kind", "positions", "query_key_norm", "logit_soft_cap",
+    "schedule", "decay_share", "optimizer", "matrix_learning_rate", "matrix_momentum",
+}  # fmt: skip
 _PARTS: Final[Mapping[str, type]] = {"network": NetworkConfig, "training": TrainingConfig}
 
 
 def _config_from_dict(part: str, config: type, values: Any) -> Any:
     kinds = _field_types(config)
-    if not isinstance(values, Mapping) or set(values) != set(kinds):
-        found = set(values) if isinstance(values, Mapping) else set()
-        wrong = ", ".join(sorted(map(str, found ^ set(kinds))))
+    found = set(values) if isinstance(values, Mapping) else set()
+    if found - kinds.keys() or kinds.keys() - found - _SINCE_0_1_0:
+        wrong = ", ".join(sorted(map(str, (found ^ kinds.keys()) - _SINCE_0_1_0)))
         raise ValueError(f"recipe: unknown or missing in {part}: {wrong}; was it written by another version?")
     for name, value in values.items():
         _check_type(f"{part}.{name}", value, kinds[name])

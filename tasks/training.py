@@ -67,19 +67,21 @@ class Cadence:
 class TrainingRequest:
     """What to train. `dataset` is name, name@digest or path; `settings` are as in --set, e.g. {"training.steps": "500"}.
 
-    `resume` is the id of a run to go on with; its recipe is the checkpoint's, and no preset or setting may be given.
+    `depth` is the dial of the preset modern, which it chooses by itself. `resume` is the id of a run to go on with; its recipe is
+    the checkpoint's, and no preset, depth or setting may be given.
     """
 
     dataset: str = DEFAULT_CORPUS
     preset: str | None = None
+    depth: int | None = None
     settings: Mapping[str, str] | None = None
     resume: str | None = None
     cadence: Cadence = Cadence()
 
     def __post_init__(self) -> None:
-        if self.resume and (self.preset or self.settings):
+        if self.resume and (self.preset or self.depth is not None or self.settings):
             raise ValueError(
-                "a resumed run keeps its recipe: leave out --preset and --set, or start a new run"
+                "a resumed run keeps its recipe: leave out --preset, --depth and --set, or start a new run"
             )
         self.recipe(
             vocabulary_size=1
@@ -87,8 +89,13 @@ class TrainingRequest:
 
     def recipe(self, *, vocabulary_size: int) -> Recipe:
         """The preset with its settings, for a vocabulary. ValueError if one of them cannot be meant."""
-        chosen = preset(self.preset or DEFAULT_PRESET, vocabulary_size=vocabulary_size)
+        chosen = preset(self.chosen_preset, vocabulary_size=vocabulary_size, depth=self.depth)
         return with_settings(chosen, self.settings or {})
+
+    @property
+    def chosen_preset(self) -> str:
+        """The preset asked for, or meant."""
+        return self.preset or (DEFAULT_PRESET if self.depth is None else "modern")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,7 +145,8 @@ class Session:
     def _run(self, request: TrainingRequest) -> RunLog:
         if request.resume:
             return self.tracker.resume_run(request.resume, run_links())
-        name = f"{request.preset or DEFAULT_PRESET}-{self.dataset.manifest.name}"
+        depth = "" if request.depth is None else f"-{request.depth}"
+        name = f"{request.chosen_preset}{depth}-{self.dataset.manifest.name}"
         parameters = {
             f"{part}.{key}": value
             for part, fields in recipe_to_dict(self.recipe).items()

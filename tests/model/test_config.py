@@ -86,6 +86,13 @@ def test_every_preset_survives_json(name: str) -> None:
     assert recipe_from_dict(json.loads(json.dumps(recipe_to_dict(recipe), allow_nan=False))) == recipe
 
 
+def test_a_recipe_of_the_first_version_means_what_it_meant() -> None:
+    values = recipe_to_dict(preset("pocket", vocabulary_size=300))
+    for part, name in (("network", "norm_kind"), ("network", "positions"), ("training", "optimizer")):
+        del values[part][name]
+    assert recipe_from_dict(values) == preset("pocket", vocabulary_size=300)
+
+
 def test_an_unknown_preset_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="no preset is called 'huge'; there are bigram, course"):
         preset("huge", vocabulary_size=300)

@@ -117,6 +117,16 @@ def test_resume_takes_no_preset() -> None:
         TrainingRequest(dataset="d", resume="r", preset="baby")
 
 
+def test_a_depth_means_the_preset_modern() -> None:
+    request = TrainingRequest(depth=2)
+    assert request.chosen_preset == "modern"
+    assert request.recipe(vocabulary_size=300).network.layers == 2
+    with pytest.raises(ValueError, match="--depth is the dial of the preset modern; baby"):
+        TrainingRequest(preset="baby", depth=2)
+    with pytest.raises(ValueError, match="keeps its recipe"):
+        TrainingRequest(resume="r", depth=2)
+
+
 def test_a_misspelt_setting_is_found_before_any_work() -> None:
     with pytest.raises(ValueError, match=r"training\.stepz.*did you mean training\.steps"):
         TrainingRequest(settings={"training.stepz": "5"})
