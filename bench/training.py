@@ -23,7 +23,7 @@ import torch
 from torch.nn import functional
 
 from model.config import PRESETS, Recipe, preset
-from model.device import choose_device
+from model.device import choose_device, device_name
 from model.flops import flops_per_token, utilisation
 from model.network import build_network
 from model.tokenizer import TokenArray
@@ -76,7 +76,7 @@ def compare(recipe: Recipe, arguments: argparse.Namespace) -> dict[str, Any]:
             rates[name].append(arguments.steps * tokens_a_step / seconds)
             print(f"{repeat + 1}: {name} {rates[name][-1]:,.0f} tokens/s", file=sys.stderr)
     ours = statistics.median(rates["ours"])
-    share = utilisation(ours, recipe.network, device_name())
+    share = utilisation(ours, recipe.network, device_name(choose_device(recipe.training.device)))
     return {
         "tokens_per_second": round(ours),
         "plain_tokens_per_second": round(statistics.median(rates["plain"])),
@@ -149,20 +149,11 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def device_name() -> str:
-    """What the device that trains is called."""
-    return (
-        torch.cuda.get_device_name()
-        if torch.cuda.is_available()
-        else platform.processor() or platform.machine()
-    )
-
-
 def machine() -> dict[str, Any]:
     """Where it was measured."""
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return {
-        "device": device_name(),
+        "device": device_name(choose_device("auto")),
         "threads": torch.get_num_threads(),
         "avx512_bf16": bool(capabilities.get("avx512_bf16")),
         "torch": torch.__version__,

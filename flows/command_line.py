@@ -31,7 +31,7 @@ from flows.options import (
     settings_by_key,
 )
 from flows.prefect_server import prefect_ready
-from flows.summaries import at, show_built, show_evaluation, show_sample
+from flows.summaries import at, share_or_unknown, show_built, show_evaluation, show_sample
 from storage.network import kept_aside
 from storage.workspace import Workspace
 
@@ -153,7 +153,7 @@ def train(
         "Training",
         {
             "steps": f"{trained.steps:,}",
-            "speed": f"{trained.tokens_per_second:,.0f} tokens/s",
+            "speed": f"{trained.tokens_per_second:,.0f} tokens/s, MFU {share_or_unknown(trained.utilisation)}",
             "checkpoint": str(trained.checkpoint),
             "MLflow run": trained.run_id,
         },
@@ -167,6 +167,7 @@ def train(
         "val_loss": evaluation.val_loss,
         "val_bits_per_byte": evaluation.val_bits_per_byte,
         "tokens_per_second": trained.tokens_per_second,
+        "mfu": trained.utilisation,
         "seconds": trained.seconds,
     }
 

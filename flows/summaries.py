@@ -105,3 +105,8 @@ def show_sample(text: str, title: str = "It writes") -> None:
     words.print(
         Panel(escape(printable("\n".join(lines))), title=title, title_align="left", border_style="dim")
     )
+
+
+def share_or_unknown(share: float | None) -> str:
+    """A share of 1 in per cent; "n/a" if it is not known."""
+    return "n/a" if share is None else f"{100 * share:.1f} %"

@@ -1,6 +1,7 @@
 """Owns the choice of the machine's parts: CPU, CUDA or MPS, float32 or bfloat16, and the random numbers there."""
 
 import contextlib
+import platform
 from collections.abc import Iterator, Mapping
 from typing import Final, Literal
 
@@ -30,6 +31,13 @@ def choose_device(name: DeviceName) -> torch.device:
             f"this machine has no device {name!r} that PyTorch can use; set training.device=auto"
         )
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
+
+
+def device_name(device: torch.device) -> str:
+    """What the device calls itself: the GPU, or the machine's kind of CPU."""
+    return (
+        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
+    )
 
 
 def choose_precision(device: torch.device, name: Precision, *, network: NetworkConfig) -> ChosenPrecision:

@@ -23,7 +23,7 @@ class DataOrder:
     batch may run across the end of an epoch. Nothing is stored and nothing is drawn, so a resumed run, another
     number of ranks or of micro-batches sees the same global batch.
 
-    ValueError if the tokens are fewer than two windows.
+    ValueError if the tokens are fewer than two windows, or the windows fewer than a batch.
     """
 
     dataset_digest: str
@@ -37,6 +37,11 @@ class DataOrder:
             raise ValueError(
                 f"the train split has {self.tokens:,} tokens, fewer than two windows of block_size "
                 f"{self.block_size}; set network.block_size to at most {self.tokens // 2}, or take more text"
+            )
+        if self.windows_per_epoch < self.batch_size:
+            raise ValueError(
+                f"the train split has {self.windows_per_epoch:,} windows of block_size {self.block_size}, fewer than a batch of "
+                f"{self.batch_size:,}; set training.batch_size to at most {self.windows_per_epoch:,}, or take more text"
             )
 
     @property

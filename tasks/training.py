@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from model.config import Recipe, preset, recipe_from_dict, recipe_to_dict, with_settings
+from model.device import device_name
 from model.evaluation import estimate_loss
+from model.flops import utilisation
 from model.network import parameter_count
 from model.training import StepReport, Training, TrainingState
 from storage.checkpoints import (
@@ -107,6 +109,9 @@ class TrainedModel:
     steps: int
     train_loss: float
     tokens_per_second: float
+    utilisation: (
+        float | None
+    )  # MFU, by the convention of `model.flops`; None of a device that is not known there
     seconds: float
 
 
@@ -163,6 +168,11 @@ class Session:
     def val_loss(self) -> float:
         """Nats per token on a fixed, evenly spaced sample of val windows."""
         return estimate_loss(self.training.network, self.val_tokens, precision=self.training.precision)
+
+    def utilisation(self, throughput: "Throughput") -> float | None:
+        """MFU so far, or None of a device that is not known."""
+        name = device_name(self.training.device)
+        return utilisation(throughput.tokens_per_second, self.recipe.network, name)
 
     def save(self, val_loss: float) -> None:
         """A checkpoint of this step in the workspace and in MLflow, and a sample beside it; old ones go."""
@@ -262,7 +272,7 @@ def _run_steps(session: Session, stop: StopRequests) -> TrainedModel:
             throughput.count(tokens_a_step)
             if ends or step % cadence.report_every_steps == 0 or step % cadence.save_every_steps == 0:
                 session.train_loss = report.train_loss
-                session.run.metrics(step, _points(report, throughput))
+                session.run.metrics(step, _points(report, throughput, session))
             saves = ends or step % cadence.save_every_steps == 0
             if saves or step % cadence.evaluate_every_steps == 0:
                 val_loss = session.val_loss()
@@ -283,12 +293,14 @@ def _run_steps(session: Session, stop: StopRequests) -> TrainedModel:
         steps=training.step,
         train_loss=session.train_loss,
         tokens_per_second=throughput.tokens_per_second,
+        utilisation=session.utilisation(throughput),
         seconds=time.monotonic() - began,
     )
 
 
-def _points(report: StepReport, throughput: Throughput) -> dict[str, float]:
-    return {
+def _points(report: StepReport, throughput: Throughput, session: Session) -> dict[str, float]:
+    used = session.utilisation(throughput)
+    return ({} if used is None else {"mfu": used}) | {
         "train_loss": report.train_loss,
         "learning_rate": report.learning_rate,
         "gradient_norm": report.gradient_norm,

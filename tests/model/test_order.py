@@ -57,12 +57,15 @@ def test_batch_size_only_cuts_the_stream() -> None:
     assert np.array_equal(np.concatenate([other.window_starts(step) for step in range(10)]), stream)
 
 
-def test_a_batch_may_hold_more_than_an_epoch() -> None:
-    tiny = DataOrder(dataset_digest="d", seed=1, tokens=40, block_size=10, batch_size=8)
+def test_a_batch_may_be_an_epoch_and_no_more() -> None:
+    tiny = DataOrder(dataset_digest="d", seed=1, tokens=40, block_size=10, batch_size=3)
     assert tiny.windows_per_epoch == 3
-    assert np.unique(tiny.window_starts(0)[:3]).size == 3
-    assert tiny.epoch(0) == 0
-    assert tiny.epoch(3) == 8.0
+    assert np.unique(tiny.window_starts(0)).size == 3
+    assert tiny.epoch(3) == 3.0
+    with pytest.raises(
+        ValueError, match=r"has 3 windows.*a batch of 4; set training\.batch_size to at most 3"
+    ):
+        replace(tiny, batch_size=4)
 
 
 @given(size=st.integers(1, 3_000), key=st.integers(0, 2**64 - 1))
@@ -88,4 +91,4 @@ def test_a_corpus_of_the_real_size_costs_no_memory() -> None:
 def test_fewer_than_two_windows_are_refused_with_the_way_out() -> None:
     with pytest.raises(ValueError, match=r"19 tokens.*block_size 10; set network.block_size to at most 9"):
         replace(ORDER, tokens=19)
-    assert replace(ORDER, tokens=20).window_starts(0).shape == (7,)
+    assert replace(ORDER, tokens=20, batch_size=1).window_starts(0).shape == (1,)
