@@ -258,9 +258,8 @@ def learnt_merges(fields: Any) -> Merges | None:
     sizes = np.fromiter(map(len, spelt), np.int64, len(spelt))
     after = np.cumsum(sizes)
     symbols = np.stack([left, right, numbers], axis=1)
-    for again in np.flatnonzero(
-        first != numbers
-    ):  # the same token by another merge: it merges like the first
+    # The same token by another merge merges like the first.
+    for again in np.flatnonzero(first != numbers):
         for side in (0, 1):
             same = symbols[symbols[:, side] == first[again]]
             same[:, side] = numbers[again]
@@ -299,6 +298,8 @@ def is_gpt2_kind(fields: Any) -> bool:
         model, before, after = fields["model"], fields["pre_tokenizer"], fields["decoder"]
         return (
             model["type"] == "BPE"
+            and isinstance(model["vocab"], dict)
+            and isinstance(model["merges"], list)
             and not any(model.get(key) for key in _FEATURES_NOT_KNOWN)
             and fields.get("normalizer") is None
             and before["type"] == after["type"] == "ByteLevel"

@@ -27,8 +27,8 @@
 enum { OTHER, LETTER, NUMBER, BLANK }; /* kinds of characters */
 
 #define CODE_POINTS 0x110000
-#define SYMBOLS 65536      /* bytes, and 256 + n for what the n-th merge makes */
-#define NO_SYMBOL 0xFFFF   /* the last one */
+#define SYMBOLS 65536      /* bytes, and 256 + n for what the n-th merge makes; the last one is none: */
+#define NO_SYMBOL 0xFFFF
 #define PAIR_BITS 17       /* of the number of places for pairs: twice as many as there are symbols */
 #define WORD_BYTES 15      /* of a word in the table of words: its bytes and then zeros, and its length in the last byte */
 #define WORD_IDS 7
@@ -198,7 +198,7 @@ static inline int count_bits(uint64_t bits)
 /* The kind of the character at `text`, and how many bytes it takes: 0 if they are no character. */
 static inline int kind_at(const struct byte_pairs *tables, const uint8_t *text, int64_t left, int *length)
 {
-    uint32_t code_point;
+    uint32_t code_point = 0;
     *length = character_at(text, left, &code_point);
     if (code_point >= CODE_POINTS)
         *length = 0;

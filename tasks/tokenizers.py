@@ -111,6 +111,7 @@ def begin_making(name: str) -> None:
 
 def begin_loading(tokenizer: "TokenizerFile") -> None:
     """Begins to load a tokenizer, beside the encoding by others, with which the page of a data set will decode samples."""
+    # What goes wrong is told to who asks for it.
     ThreadPoolExecutor(1).submit(lambda: load_tokenizer(tokenizer.text()))
 
 
@@ -268,8 +269,8 @@ def _prepared(text: str, has_loops: bool) -> tuple[bytes, dict[str, Any]]:
     fields = _gpt2()[1] if _is_gpt2(text) else json.loads(text)
     # What is asked for here can be read from GPT-2's kind directly, which is ten times as fast.
     if is_gpt2 := is_gpt2_kind(fields):
-        vocabulary_size = len(fields["model"]["vocab"])
         end_of_text = fields["added_tokens"][0]["id"]
+        vocabulary_size = max([*fields["model"]["vocab"].values(), end_of_text]) + 1
     else:
         tokenizer = load_tokenizer(text)
         vocabulary_size, end_of_text = tokenizer.vocabulary_size, tokenizer.end_of_text

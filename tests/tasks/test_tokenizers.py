@@ -218,6 +218,14 @@ def test_what_is_no_tokenizer_is_refused_in_one_line(text: str) -> None:
         load_tokenizer(text)
 
 
+@pytest.mark.parametrize("part", ["vocab", "merges"])
+def test_a_tokenizer_of_gpt2s_kind_without_a_part_is_refused_in_one_line(part: str, tmp_path: Path) -> None:
+    fields = json.loads(byte_level_json({one: number for number, one in enumerate(byte_characters())}, []))
+    del fields["model"][part]
+    with pytest.raises(ValueError, match=r"^not a tokenizer\.json that can be used[^\n]+$"):
+        TokenizerFile.write(json.dumps(fields), tmp_path)
+
+
 def test_the_same_tokens_make_the_same_file() -> None:
     vocabulary = {character: number for number, character in enumerate(byte_characters())}
     backwards = dict(reversed(vocabulary.items()))
