@@ -31,7 +31,14 @@ from flows.options import (
     settings_by_key,
 )
 from flows.prefect_server import prefect_ready
-from flows.summaries import at, share_or_unknown, show_built, show_evaluation, show_sample
+from flows.summaries import (
+    at,
+    share_or_unknown,
+    show_built,
+    show_certificate,
+    show_evaluation,
+    show_sample,
+)
 from storage.network import kept_aside
 from storage.workspace import Workspace
 
@@ -134,18 +141,33 @@ def train(
         str | None,
         typer.Option("--resume", help="Run id to go on with, from its last checkpoint.", show_default=False),
     ] = None,
+    certify_resume: Annotated[
+        bool,
+        typer.Option(
+            "--certify-resume",
+            help="Instead: train some steps, then again with kill -9 and --resume, and compare all bytes.",
+        ),
+    ] = False,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Train a model on a data set, evaluating as it goes. Ctrl-C saves; --resume goes on."""
-    place = prefect_ready(workspace, debug)
-    from flows.train_model import train_model
     from tasks.training import TrainingRequest
 
     request = TrainingRequest(
         dataset=dataset, preset=preset, depth=depth, settings=settings_by_key(settings), resume=resume
     )
+    if certify_resume:
+        prepare(Workspace.at(workspace))
+        from tasks import certificate
+
+        certified = certificate.certify_resume(request, Workspace.at(workspace))
+        show_certificate(certified)
+        return asdict(certified) | {"ok": certified.ok}
+    place = prefect_ready(workspace, debug)
+    from flows.train_model import train_model
+
     result = train_model(request, workspace=place.root)
     trained, evaluation = result.trained, result.evaluation
     show_evaluation(evaluation)

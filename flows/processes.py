@@ -1,7 +1,6 @@
 """Child processes that end with us, however we end: started in sessions of their own, waited for, and left behind by none."""
 
 import contextlib
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from tasks.interruption import end_with_parent
+
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
-_PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its parent dies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +63,7 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent if sys.platform == "linux" else None,
             )
         self._running.append(Service(name=name, process=process, log=log))
 
@@ -112,8 +112,3 @@ def _program(command: list[str]) -> list[str]:
 def _signal_group(service: Service, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(service.process.pid, number)
-
-
-def _end_with_parent() -> None:
-    """In the child, before it runs its program: even a parent that is killed by SIGKILL takes it along."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -12,6 +12,7 @@ from flows.console import printable, say, size, table, words
 if TYPE_CHECKING:  # heavy imports, and whoever has one of these has made them
     from storage.datasets import Dataset
     from tasks.build import BuiltDataset
+    from tasks.certificate import Certificate
     from tasks.dropped import DroppedDocument
     from tasks.evaluation import Evaluation
     from tasks.look import Origin
@@ -110,3 +111,18 @@ def show_sample(text: str, title: str = "It writes") -> None:
 def share_or_unknown(share: float | None) -> str:
     """A share of 1 in per cent; "n/a" if it is not known."""
     return "n/a" if share is None else f"{100 * share:.1f} %"
+
+
+def show_certificate(certificate: "Certificate") -> None:
+    """Whether trainings that were killed came to the same, and which of them did not."""
+    whole = certificate.whole
+    rows = {
+        "data set": certificate.dataset,
+        "steps": f"{certificate.steps:,}",
+        "never stopped": f"weights {whole.weights_sha256[:12]}, run {whole.run_id}",
+    }
+    for each in certificate.rounds:
+        verdict = "the same" if each.outcome.is_same(whole) else f"DIFFERENT, run {each.outcome.run_id}"
+        rows[f"killed {each.moment}"] = f"on from step {each.resumed_from:,}: {verdict}"
+    rows["compared"] = "weights, optimizer, and the loss of each step"
+    table("Certificate" if certificate.ok else "No certificate: resuming does not repeat this training", rows)

@@ -108,6 +108,16 @@ def load_tensors(checkpoint: Checkpoint, *, network_only: bool = False) -> dict[
     return tensors
 
 
+def verified_sha256(checkpoint: Checkpoint) -> dict[str, str]:
+    """The sha256, in hex, of the files of the network and of the optimizer: the same tensors, the same bytes.
+
+    Raises CheckpointError if one of them is missing or damaged.
+    """
+    load_tensors(checkpoint)
+    recorded = _read_record(checkpoint.path)["sha256"]
+    return {"network": recorded[_NETWORK], "optimizer": recorded[_OPTIMIZER]}
+
+
 def without_optimizer(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     """A copy for use rather than for going on: network and tokenizer, hard-linked where the file system allows it."""
     digests = {

@@ -176,6 +176,7 @@ class Session:
 
     def save(self, val_loss: float) -> None:
         """A checkpoint of this step in the workspace and in MLflow, and a sample beside it; old ones go."""
+        self.run.flush()  # a training that goes on from here finds the points that lead to it
         state = self.training.state()
         checkpoint = save_checkpoint(
             self.folder,
@@ -249,6 +250,11 @@ def train(request: TrainingRequest, workspace: Workspace) -> TrainedModel:
     """
     with pulse("open run"):
         session = Session(request, workspace)
+    return finish(session)
+
+
+def finish(session: Session) -> TrainedModel:
+    """Trains a session to its end, as `train` does, and closes its run."""
     try:
         with StopRequests() as stop:
             trained = _run_steps(session, stop)

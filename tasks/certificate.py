@@ -1,0 +1,200 @@
+"""Proof that a training that was killed and resumed equals one that never stopped: both are run here, and compared by sha256.
+
+Each training is a process of its own, as a user's is. What is compared: the weights and what the optimizers keep, byte for byte,
+and the loss of each step as MLflow has it.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from storage.checkpoints import latest_checkpoint, list_checkpoints, verified_sha256
+from storage.errors import StorageError
+from storage.files import PARTIAL_SUFFIX
+from storage.workspace import Workspace
+from tasks.interruption import end_with_parent
+from tasks.tracking import Tracker
+from tasks.training import Cadence, Session, TrainingRequest, finish
+
+Moment = Literal["between checkpoints", "while a checkpoint was written"]
+
+DEFAULT_STEPS = 40
+_SAVES = 4  # checkpoints of a training, so that there is one to go on from while another is written
+_LOOK_SECONDS = 0.0005
+_PATIENCE_SECONDS = 3600.0
+
+
+class CertificationError(StorageError):
+    """A training of a certification did not do what it was to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a training came to, in sha256, hex."""
+
+    run_id: str
+    weights_sha256: str
+    optimizer_sha256: str
+    losses_sha256: str
+
+    def is_same(self, other: "Outcome") -> bool:
+        """Whether both are the same training, but for the run."""
+        return replace(self, run_id="") == replace(other, run_id="")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Round:
+    """A training that was killed once: when, from which step it went on, and what it came to."""
+
+    moment: Moment
+    resumed_from: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Certificate:
+    """The training that never stopped, and those that were killed."""
+
+    dataset: str
+    recipe: str  # sha256, hex, of its JSON
+    steps: int
+    whole: Outcome
+    rounds: list[Round]
+
+    @property
+    def ok(self) -> bool:
+        """Whether all are the same."""
+        return all(one.outcome.is_same(self.whole) for one in self.rounds)
+
+
+def certify_resume(request: TrainingRequest, workspace: Workspace) -> Certificate:
+    """Trains once without and twice with a kill -9 and --resume, and writes `certificate.json` to each run in MLflow.
+
+    Trains for DEFAULT_STEPS, unless the request sets "training.steps". ValueError for a request that is a resume itself;
+    CertificationError if a training ends otherwise than it should.
+    """
+    if request.resume:
+        raise ValueError("--certify-resume resumes runs of its own: leave out --resume")
+    settings = {"training.steps": str(DEFAULT_STEPS)} | dict(request.settings or {})
+    recipe = replace(request, settings=settings).recipe(vocabulary_size=1)
+    steps = recipe.training.steps
+    if steps < _SAVES:
+        raise ValueError(f"training.steps is {steps}; a certificate needs at least {_SAVES}")
+    cadence = Cadence(
+        report_every_steps=1,
+        evaluate_every_steps=steps,
+        save_every_steps=steps // _SAVES,
+        keep_last=_SAVES + 1,
+    )
+    request = replace(request, settings=settings, cadence=cadence)
+    whole = _outcome(_trained(request, workspace), workspace)
+    rounds = []
+    for moment in ("between checkpoints", "while a checkpoint was written"):
+        run_id = _killed(request, workspace, moment)
+        resumed_from = latest_checkpoint(workspace.checkpoints / run_id).step
+        resumed = TrainingRequest(dataset=request.dataset, resume=run_id, cadence=cadence)
+        outcome = _outcome(_trained(resumed, workspace), workspace)
+        rounds.append(Round(moment=moment, resumed_from=resumed_from, outcome=outcome))
+    last = latest_checkpoint(workspace.checkpoints / whole.run_id)
+    certificate = Certificate(
+        dataset=last.facts["dataset"],
+        recipe=hashlib.sha256(json.dumps(last.facts["recipe"], sort_keys=True).encode()).hexdigest(),
+        steps=steps,
+        whole=whole,
+        rounds=rounds,
+    )
+    text = json.dumps(asdict(certificate) | {"ok": certificate.ok}, indent=1)
+    client = Tracker(workspace).client
+    for outcome in (whole, *(one.outcome for one in rounds)):
+        client.log_text(outcome.run_id, text, "certificate.json")
+        client.set_tag(outcome.run_id, "certificate", "the same" if certificate.ok else "different")
+    return certificate
+
+
+def _trained(request: TrainingRequest, workspace: Workspace) -> str:
+    """Trains to the end, in a process of its own; returns the run's id."""
+    with _training(request, workspace) as (process, told):
+        if process.wait() != 0:
+            raise CertificationError(
+                f"a training ended with status {process.returncode}; see its words above"
+            )
+        return told.read_text()
+
+
+def _killed(request: TrainingRequest, workspace: Workspace, moment: Moment) -> str:
+    """Trains until there is a checkpoint to go on from, and then kills the training at this moment; returns the run's id."""
+    with _training(request, workspace) as (process, told):
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            folder = workspace.checkpoints / told.read_text() if told.exists() else None
+            if folder and list_checkpoints(folder):
+                is_writing = any(path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir())
+                if is_writing == (moment == "while a checkpoint was written"):
+                    os.killpg(process.pid, signal.SIGKILL)
+                    break
+            time.sleep(_LOOK_SECONDS)
+        if process.wait() != -signal.SIGKILL:
+            raise CertificationError(
+                f"a training ended before it could be killed {moment}; certify more steps: --set training.steps=200"
+            )
+        return told.read_text()
+
+
+@contextmanager
+def _training(
+    request: TrainingRequest, workspace: Workspace
+) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """A training in a process of its own, which ends with the context; and the file in which it tells its run's id."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked, told = Path(folder, "request"), Path(folder, "run")
+        asked.write_text(json.dumps({"request": asdict(request), "workspace": str(workspace.root)}))
+        command = [sys.executable, "-m", "tasks.certificate", str(asked), str(told)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        try:
+            yield process, told
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _outcome(run_id: str, workspace: Workspace) -> Outcome:
+    checkpoint = latest_checkpoint(workspace.checkpoints / run_id)
+    sha256 = verified_sha256(checkpoint)
+    history = Tracker(workspace).client.get_metric_history(run_id, "train_loss")
+    losses = sorted((point.step, point.value.hex()) for point in history)
+    return Outcome(
+        run_id=run_id,
+        weights_sha256=sha256["network"],
+        optimizer_sha256=sha256["optimizer"],
+        losses_sha256=hashlib.sha256(json.dumps(losses).encode()).hexdigest(),
+    )
+
+
+def main() -> None:
+    """What the process of a training does."""
+    asked, told = map(Path, sys.argv[1:])
+    end_with_parent(signal.SIGKILL)
+    fields = json.loads(asked.read_text())
+    cadence = Cadence(**fields["request"].pop("cadence"))
+    session = Session(
+        TrainingRequest(**fields["request"], cadence=cadence), Workspace.at(Path(fields["workspace"]))
+    )
+    partial = told.with_suffix(PARTIAL_SUFFIX)
+    partial.write_text(session.run.run_id)
+    partial.rename(told)
+    finish(session)
+
+
+if __name__ == "__main__":
+    main()
