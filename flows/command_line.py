@@ -200,7 +200,9 @@ def evaluate(
     model: ModelArgument,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", help="Data set. [default: the one it was trained on]", show_default=False),
+        typer.Option(
+            "--dataset", help="Data set. \\[default: the one it was trained on]", show_default=False
+        ),
     ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,

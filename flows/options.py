@@ -46,7 +46,7 @@ WorkspaceOption = Annotated[
     typer.Option(
         "--workspace",
         envvar="BRICKROAD_WORKSPACE",
-        help="Folder that holds everything. [default: ./workspace]",
+        help="Folder that holds everything. \\[default: ./workspace]",
         show_default=False,
     ),
 ]
@@ -64,7 +64,7 @@ CorpusArgument = Annotated[
 ]
 NameOption = Annotated[
     str | None,
-    typer.Option("--name", help="Name of the data set. [default: the corpus's]", show_default=False),
+    typer.Option("--name", help="Name of the data set. \\[default: the corpus's]", show_default=False),
 ]
 TokenizerOption = Annotated[
     str,
@@ -74,7 +74,7 @@ ValFractionOption = Annotated[
     float | None,
     typer.Option(
         "--val-fraction",
-        help="Share of documents to validate on. [default: the catalogue's, else 0.1 of one text, 0.02 of anything else]",
+        help="Share of documents to validate on. \\[default: the catalogue's, else 0.1 of one text, 0.02 of anything else]",
         show_default=False,
     ),
 ]
@@ -183,7 +183,7 @@ LimitOption = Annotated[
 ]
 WorkersOption = Annotated[
     int | None,
-    typer.Option("--workers", help="Processes to work with. [default: one a CPU]", show_default=False),
+    typer.Option("--workers", help="Processes to work with. \\[default: one a CPU]", show_default=False),
 ]
 BudgetOption = Annotated[
     str | None,
@@ -198,7 +198,7 @@ PresetOption = Annotated[
     str | None,
     typer.Option(
         "--preset",
-        help="bigram, course, pocket, baby, gpt2 or modern. [default: pocket]",
+        help="bigram, course, pocket, baby, gpt2 or modern. \\[default: pocket]",
         show_default=False,
     ),
 ]
@@ -206,7 +206,7 @@ DepthOption = Annotated[
     int | None,
     typer.Option(
         "--depth",
-        help="Layers of the preset modern, from which width, batch, steps and rates follow. [default: 12]",
+        help="Layers of the preset modern, from which width, batch, steps and rates follow. \\[default: 12]",
         show_default=False,
     ),
 ]

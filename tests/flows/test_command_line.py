@@ -50,6 +50,7 @@ def test_help_shows_every_command_with_examples(tmp_path: Path) -> None:
     for name in ("run", "dataset", "train", "evaluate", "generate", "up", "doctor"):
         assert name in done.stdout
         assert "xample" in brickroad(name, "--help", cwd=tmp_path).stdout or name in ("dataset", "doctor")
+    assert "[default: pocket]" in brickroad("train", "--help", cwd=tmp_path).stdout, "brackets are no markup"
 
 
 def test_looking_imports_neither_torch_nor_prefect_nor_mlflow(tmp_path: Path) -> None:
