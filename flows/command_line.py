@@ -141,6 +141,12 @@ def train(
         str | None,
         typer.Option("--resume", help="Run id to go on with, from its last checkpoint.", show_default=False),
     ] = None,
+    check_all_data: Annotated[
+        bool,
+        typer.Option(
+            "--check-all-data", help="Check every byte of the data set before, not some blocks alone."
+        ),
+    ] = False,
     certify_resume: Annotated[
         bool,
         typer.Option(
@@ -156,7 +162,12 @@ def train(
     from tasks.training import TrainingRequest
 
     request = TrainingRequest(
-        dataset=dataset, preset=preset, depth=depth, settings=settings_by_key(settings), resume=resume
+        dataset=dataset,
+        preset=preset,
+        depth=depth,
+        settings=settings_by_key(settings),
+        resume=resume,
+        check_all_data=check_all_data,
     )
     if certify_resume:
         prepare(Workspace.at(workspace))

@@ -3,13 +3,17 @@ last; and dropped.parquet, if quality steps left documents out. It is found by n
 """
 
 import json
+import os
+import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.blocks import file_facts
+from storage.blocks import BLOCK_BYTES, block_ranges, file_facts, range_sha256
 from storage.documents.rows import Split
 from storage.errors import DatasetError
+from storage.files import named_errors
 from storage.manifests import DATASET_FORMAT, Manifest
 from storage.tokens import SplitFacts, TokenFile
 
@@ -129,6 +133,29 @@ def verify_dataset(dataset: Dataset) -> Iterator[tuple[str, int, list[str]]]:
             bad = ", ".join(str(number) for number, (here, recorded) in pairs if here != recorded)
             wrong.append(f"{path}: bytes differ in block {bad or '?'} of 64 MiB; {_way_out(dataset)}")
         yield name, size, wrong
+
+
+def refuse_damaged(dataset: Dataset, *, blocks: int | None) -> None:
+    """Raises DatasetError if the token files are not as the manifest has them: in so many blocks of each, or in all.
+
+    Which blocks is left to chance, so that in time all of them are looked at.
+    """
+    if wrong := _wrong_manifest(dataset):
+        raise DatasetError(wrong[0])
+    for name in ("train.bin", "val.bin"):
+        path, facts = dataset.path / name, dataset.manifest.files[name]
+        if not path.is_file() or path.stat().st_size != facts.bytes:
+            raise DatasetError(
+                f"{path}: has not the {facts.bytes:,} bytes that are recorded; {_way_out(dataset)}"
+            )
+        recorded = list(zip(block_ranges(path, facts.bytes), facts.block_sha256, strict=True))
+        some = recorded if blocks is None else random.sample(recorded, min(blocks, len(recorded)))
+        with named_errors(path), ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+            found = list(threads.map(range_sha256, [piece for piece, _ in some]))
+        for (piece, sha256), here in zip(some, found, strict=True):
+            if here != sha256:
+                number = piece.start // BLOCK_BYTES
+                raise DatasetError(f"{path}: bytes differ in block {number} of 64 MiB; {_way_out(dataset)}")
 
 
 def _finished(folder: Path) -> list[Path]:

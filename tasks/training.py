@@ -22,7 +22,7 @@ from storage.checkpoints import (
     remove_checkpoint,
     save_checkpoint,
 )
-from storage.datasets import find_dataset
+from storage.datasets import find_dataset, refuse_damaged
 from storage.files import remove_partials
 from storage.workspace import Workspace
 from tasks.corpora import DEFAULT_CORPUS
@@ -35,6 +35,7 @@ from tasks.watch import Watch, pulse
 
 DEFAULT_PRESET = "pocket"
 SAMPLE_CHARACTERS = 300
+CHECKED_BLOCKS = 4  # of 64 MiB, of each token file: a quarter of a second
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,8 @@ class TrainingRequest:
     """What to train. `dataset` is name, name@digest or path; `settings` are as in --set, e.g. {"training.steps": "500"}.
 
     `depth` is the dial of the preset modern, which it chooses by itself. `resume` is the id of a run to go on with; its recipe is
-    the checkpoint's, and no preset, depth or setting may be given.
+    the checkpoint's, and no preset, depth or setting may be given. `check_all_data` reads every byte of the data set before, not
+    some blocks alone.
     """
 
     dataset: str = DEFAULT_CORPUS
@@ -78,6 +80,7 @@ class TrainingRequest:
     depth: int | None = None
     settings: Mapping[str, str] | None = None
     resume: str | None = None
+    check_all_data: bool = False
     cadence: Cadence = Cadence()
 
     def __post_init__(self) -> None:
@@ -120,6 +123,7 @@ class Session:
 
     def __init__(self, request: TrainingRequest, workspace: Workspace) -> None:
         self.dataset = find_dataset(workspace.datasets, request.dataset)
+        refuse_damaged(self.dataset, blocks=None if request.check_all_data else CHECKED_BLOCKS)
         self.tokenizer = load_tokenizer(self.dataset.tokenizer_json())
         self.tracker = Tracker(workspace)
         resumed = latest_checkpoint(workspace.checkpoints / request.resume) if request.resume else None

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from tiny_data import build_plainly
 
+from storage import datasets
+from storage.blocks import BLOCK_BYTES, FileFacts, FileRange
 from storage.checkpoints import latest_checkpoint, list_checkpoints, load_tensors
 from storage.datasets import Dataset
+from storage.errors import DatasetError
 from storage.workspace import Workspace
 from tasks.evaluation import evaluate_checkpoint
 from tasks.interruption import InterruptedByUser
@@ -110,6 +113,48 @@ def test_a_resumed_run_refuses_another_data_set(
     (checkpoint.path / "checkpoint.json").write_text(json.dumps(record))
     with pytest.raises(ValueError, match="was trained on data set 0000"):
         train(TrainingRequest(dataset=dataset.reference, resume=trained.run_id), workspace)
+
+
+@pytest.mark.parametrize("check_all", [True, False])
+@pytest.mark.parametrize("name", ["train.bin", "val.bin"])
+def test_a_data_set_with_a_flipped_bit_is_not_trained_on(
+    name: str, check_all: bool, dataset: Dataset, workspace: Workspace
+) -> None:
+    path = dataset.path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=rf"{name}: bytes differ in block 0 of 64 MiB; "):
+        train(replace(tiny_request(dataset), check_all_data=check_all), workspace)
+    path.write_bytes(content[:-2])
+    with pytest.raises(DatasetError, match=rf"{name}: has not the .* bytes that are recorded"):
+        train(replace(tiny_request(dataset), check_all_data=check_all), workspace)
+    assert not workspace.checkpoints.exists()
+
+
+def test_some_blocks_are_looked_at_and_in_time_all(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces = [FileRange(path=dataset.path / "train.bin", start=n * BLOCK_BYTES, bytes=1) for n in range(9)]
+    monkeypatch.setattr(datasets, "block_ranges", lambda path, size: pieces)
+    for name in ("train.bin", "val.bin"):
+        size = (dataset.path / name).stat().st_size
+        facts = FileFacts(bytes=size, sha256="", block_sha256=["good"] * 9)
+        monkeypatch.setitem(dataset.manifest.files, name, facts)
+    monkeypatch.setattr(datasets, "_wrong_manifest", lambda dataset: [])
+    seen = set[int]()
+
+    def looked_at(piece: FileRange) -> str:
+        seen.add(piece.start // BLOCK_BYTES)
+        return "good"
+
+    monkeypatch.setattr(datasets, "range_sha256", looked_at)
+    datasets.refuse_damaged(dataset, blocks=2)
+    assert 2 <= len(seen) <= 4, "two of each of two files"
+    for _ in range(100):
+        datasets.refuse_damaged(dataset, blocks=2)
+    assert seen == set(range(9))
+    seen.clear()
+    datasets.refuse_damaged(dataset, blocks=None)
+    assert seen == set(range(9))
 
 
 def test_resume_takes_no_preset() -> None:
