@@ -42,6 +42,8 @@ def test_an_rms_norm_leaves_the_direction_and_learns_nothing() -> None:
     hidden = 5 + torch.randn(3, 16, generator=torch.Generator().manual_seed(0))
     expected = hidden / hidden.square().mean(-1, keepdim=True).sqrt()
     torch.testing.assert_close(norm(hidden), expected)
+    small = (0.01 * hidden).bfloat16()
+    torch.testing.assert_close(norm(small).float(), expected, atol=0.02, rtol=0.02)
     assert not list(norm.parameters())
 
 
