@@ -230,10 +230,10 @@ def _gpt2(vocabulary_size: int) -> Recipe:
 def _modern(vocabulary_size: int, depth: int = 12) -> Recipe:
     """What is known today, by one dial. At depth 12 a Transformer of GPT-2's size, its shape from github.com/karpathy/nanochat.
 
-    Width is 64 a layer, as in GPT-2's family and nanochat's, in heads of 128. Twenty tokens a
-    weight of the blocks (Hoffmann et al. 2022, arXiv:2203.15556, section 3.4, by all weights: what a token embedding holds is
-    looked up, not computed with), in batches that grow with the width (McCandlish et al. 2018, arXiv:1812.06162). AdamW's rate
-    falls with the root of the width; Muon's does not, since its steps are of one size whatever the shape.
+    Width is 64 a layer, as in GPT-2's family and nanochat's, in heads of 128. Twenty tokens a weight of the blocks (Hoffmann et
+    al. 2022, arXiv:2203.15556, section 3.4, who count all weights: what an embedding holds is looked up, not computed with), in
+    batches that grow with the depth (McCandlish et al. 2018, arXiv:1812.06162). AdamW's rate falls with the root of the width;
+    Muon's does not, since its steps are of one size whatever the shape.
     """
     heads = (depth + 1) // 2
     width = 128 * heads
