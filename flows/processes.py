@@ -63,7 +63,7 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=end_with_parent if sys.platform == "linux" else None,
+                preexec_fn=end_with_parent,
             )
         self._running.append(Service(name=name, process=process, log=log))
 

@@ -83,6 +83,12 @@ def byte_characters() -> list[str]:
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
 
 
+def _as_bytes(spelt: str) -> bytes:
+    """The bytes that characters of a vocabulary stand for; each must be one of `byte_characters`."""
+    byte_of = {ord(character): byte for byte, character in enumerate(byte_characters())}
+    return spelt.translate(byte_of).encode("latin-1")
+
+
 class BpeTokenizer:
     """Byte-level BPE with GPT-2's rule of what a word is. Every text can be encoded: the 256 bytes are tokens."""
 
@@ -96,13 +102,10 @@ class BpeTokenizer:
         self._json = text
         self.end_of_text = end_of_text
         tokens = {token: number for token, number in vocabulary.items() if number != end_of_text}
-        characters, spelt = byte_characters(), "".join(tokens)
-        if unknown := set(spelt).difference(characters):
+        spelt = "".join(tokens)
+        if unknown := set(spelt).difference(byte_characters()):
             raise ValueError(f"tokenizer: {min(unknown)!r} stands for no byte; it is not byte-level BPE")
-        # All at once, since each character is one byte.
-        spelt_bytes = spelt.translate(
-            {ord(character): byte for byte, character in enumerate(characters)}
-        ).encode("latin-1")
+        spelt_bytes = _as_bytes(spelt)  # all at once, since each character is one byte
         ends = itertools.accumulate(map(len, tokens))
         self.vocabulary_size = max([*tokens.values(), end_of_text]) + 1
         if min(tokens.values(), default=0) < 0 or self.vocabulary_size > _MAXIMUM_IDS:
@@ -253,8 +256,7 @@ def learnt_merges(fields: Any) -> Merges | None:
         or len(np.unique(left * SYMBOLS + right)) < len(left)
     ):
         return None
-    byte_of = {ord(character): byte for byte, character in enumerate(byte_characters())}
-    spelt_bytes = np.frombuffer("".join(spelt).translate(byte_of).encode("latin-1"), np.uint8)
+    spelt_bytes = np.frombuffer(_as_bytes("".join(spelt)), np.uint8)
     sizes = np.fromiter(map(len, spelt), np.int64, len(spelt))
     after = np.cumsum(sizes)
     symbols = np.stack([left, right, numbers], axis=1)

@@ -35,9 +35,9 @@ def choose_device(name: DeviceName) -> torch.device:
 
 def device_name(device: torch.device) -> str:
     """What the device calls itself: the GPU, or the machine's kind of CPU."""
-    return (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} {device.type}"
-    )
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {device.type}"
 
 
 def choose_precision(device: torch.device, name: Precision, *, network: NetworkConfig) -> ChosenPrecision:

@@ -62,9 +62,8 @@ class Gpt(LanguageModel):
             logits = functional.linear(hidden, self.embedding.token.weight)
         else:
             logits = self.head(hidden)
-        if (
-            cap := self.config.logit_soft_cap
-        ):  # Gemma 2, arXiv:2408.00118, section 2: no score gets beyond the cap
+        # Gemma 2, arXiv:2408.00118, section 2: no score gets beyond the cap.
+        if cap := self.config.logit_soft_cap:
             logits = cap * (logits.float() / cap).tanh()
         return logits
 

@@ -7,7 +7,7 @@ is known to within a block. A file of one block has the sha256 that any other pr
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,8 +169,13 @@ def file_facts(path: Path) -> FileFacts:
     """Size and checksums of a file, its blocks side by side."""
     with named_errors(path):
         size = path.stat().st_size
-        with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-            return FileFacts.of(size, list(threads.map(range_sha256, block_ranges(path, size))))
+        return FileFacts.of(size, ranges_sha256(block_ranges(path, size)))
+
+
+def ranges_sha256(pieces: Sequence[FileRange]) -> list[str]:
+    """sha256, in hex, of each of these ranges, made side by side."""
+    with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
+        return list(threads.map(range_sha256, pieces))
 
 
 def block_ranges(path: Path, size: int) -> list[FileRange]:

@@ -89,16 +89,8 @@ def load_tensors(checkpoint: Checkpoint, *, network_only: bool = False) -> dict[
 
     Raises CheckpointError if one is missing or damaged, or if the checkpoint was saved without its optimizer.
     """
-    recorded = _read_record(checkpoint.path)["sha256"]
     names = [_NETWORK] if network_only else [_NETWORK, _OPTIMIZER]
-    if not network_only and _OPTIMIZER not in recorded:
-        raise CheckpointError(
-            f"{checkpoint.path}: has no optimizer; it is for use, and training cannot go on from it"
-        )
-    for name in (*names, _TOKENIZER):
-        file = checkpoint.path / name
-        if not file.is_file() or sha256_file(file) != recorded.get(name):
-            raise CheckpointError(f"{file}: is missing or damaged; go back to another checkpoint of this run")
+    _verified(checkpoint, names)
     tensors: dict[str, torch.Tensor] = {}
     for name in names:
         try:
@@ -113,9 +105,22 @@ def verified_sha256(checkpoint: Checkpoint) -> dict[str, str]:
 
     Raises CheckpointError if one of them is missing or damaged.
     """
-    load_tensors(checkpoint)
-    recorded = _read_record(checkpoint.path)["sha256"]
+    recorded = _verified(checkpoint, [_NETWORK, _OPTIMIZER])
     return {"network": recorded[_NETWORK], "optimizer": recorded[_OPTIMIZER]}
+
+
+def _verified(checkpoint: Checkpoint, names: list[str]) -> dict[str, str]:
+    """The recorded sha256 of all files of a checkpoint, after those of `names` and of the tokenizer were compared."""
+    recorded: dict[str, str] = _read_record(checkpoint.path)["sha256"]
+    if _OPTIMIZER in names and _OPTIMIZER not in recorded:
+        raise CheckpointError(
+            f"{checkpoint.path}: has no optimizer; it is for use, and training cannot go on from it"
+        )
+    for name in (*names, _TOKENIZER):
+        file = checkpoint.path / name
+        if not file.is_file() or sha256_file(file) != recorded.get(name):
+            raise CheckpointError(f"{file}: is missing or damaged; go back to another checkpoint of this run")
+    return recorded
 
 
 def without_optimizer(checkpoint: Checkpoint, folder: Path) -> Checkpoint:

@@ -3,14 +3,12 @@ last; and dropped.parquet, if quality steps left documents out. It is found by n
 """
 
 import json
-import os
 import random
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage.blocks import BLOCK_BYTES, block_ranges, file_facts, range_sha256
+from storage.blocks import BLOCK_BYTES, block_ranges, file_facts, ranges_sha256
 from storage.documents.rows import Split
 from storage.errors import DatasetError
 from storage.files import named_errors
@@ -150,8 +148,8 @@ def refuse_damaged(dataset: Dataset, *, blocks: int | None) -> None:
             )
         recorded = list(zip(block_ranges(path, facts.bytes), facts.block_sha256, strict=True))
         some = recorded if blocks is None else random.sample(recorded, min(blocks, len(recorded)))
-        with named_errors(path), ThreadPoolExecutor(os.cpu_count() or 1) as threads:
-            found = list(threads.map(range_sha256, [piece for piece, _ in some]))
+        with named_errors(path):
+            found = ranges_sha256([piece for piece, _ in some])
         for (piece, sha256), here in zip(some, found, strict=True):
             if here != sha256:
                 number = piece.start // BLOCK_BYTES

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from storage.errors import StorageError
 from storage.files import PARTIAL_SUFFIX
 from storage.workspace import Workspace
 from tasks.interruption import end_with_parent
-from tasks.tracking import Tracker
+from tasks.tracking import RunLog, Tracker
 from tasks.training import Cadence, Session, TrainingRequest, finish
 
 Moment = Literal["between checkpoints", "while a checkpoint was written"]
@@ -31,7 +31,6 @@ Moment = Literal["between checkpoints", "while a checkpoint was written"]
 DEFAULT_STEPS = 40
 _SAVES = 4  # checkpoints of a training, so that there is one to go on from while another is written
 _LOOK_SECONDS = 0.0005
-_PATIENCE_SECONDS = 3600.0
 
 
 class CertificationError(StorageError):
@@ -96,14 +95,14 @@ def certify_resume(request: TrainingRequest, workspace: Workspace) -> Certificat
         save_every_steps=steps // _SAVES,
         keep_last=_SAVES + 1,
     )
-    request = replace(request, settings=settings, cadence=cadence)
-    whole = _outcome(_trained(request, workspace), workspace)
+    request, tracker = replace(request, settings=settings, cadence=cadence), Tracker(workspace)
+    whole = _outcome(_trained(request, workspace), tracker)
     rounds = []
     for moment in ("between checkpoints", "while a checkpoint was written"):
         run_id = _killed(request, workspace, moment)
         resumed_from = latest_checkpoint(workspace.checkpoints / run_id).step
         resumed = TrainingRequest(dataset=request.dataset, resume=run_id, cadence=cadence)
-        outcome = _outcome(_trained(resumed, workspace), workspace)
+        outcome = _outcome(_trained(resumed, workspace), tracker)
         rounds.append(Round(moment=moment, resumed_from=resumed_from, outcome=outcome))
     last = latest_checkpoint(workspace.checkpoints / whole.run_id)
     certificate = Certificate(
@@ -114,10 +113,9 @@ def certify_resume(request: TrainingRequest, workspace: Workspace) -> Certificat
         rounds=rounds,
     )
     text = json.dumps(asdict(certificate) | {"ok": certificate.ok}, indent=1)
-    client = Tracker(workspace).client
     for outcome in (whole, *(one.outcome for one in rounds)):
-        client.log_text(outcome.run_id, text, "certificate.json")
-        client.set_tag(outcome.run_id, "certificate", "the same" if certificate.ok else "different")
+        RunLog(tracker, outcome.run_id).text(text, "certificate.json")
+        tracker.client.set_tag(outcome.run_id, "certificate", "the same" if certificate.ok else "different")
     return certificate
 
 
@@ -134,20 +132,27 @@ def _trained(request: TrainingRequest, workspace: Workspace) -> str:
 def _killed(request: TrainingRequest, workspace: Workspace, moment: Moment) -> str:
     """Trains until there is a checkpoint to go on from, and then kills the training at this moment; returns the run's id."""
     with _training(request, workspace) as (process, told):
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            folder = workspace.checkpoints / told.read_text() if told.exists() else None
-            if folder and list_checkpoints(folder):
-                is_writing = any(path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir())
-                if is_writing == (moment == "while a checkpoint was written"):
-                    os.killpg(process.pid, signal.SIGKILL)
-                    break
-            time.sleep(_LOOK_SECONDS)
+        _wait(process, told.exists)
+        folder = workspace.checkpoints / told.read_text() if told.exists() else workspace.checkpoints
+        _wait(process, lambda: bool(list_checkpoints(folder)))
+        _wait(process, lambda: _is_writing(folder) == (moment == "while a checkpoint was written"))
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
         if process.wait() != -signal.SIGKILL:
             raise CertificationError(
                 f"a training ended before it could be killed {moment}; certify more steps: --set training.steps=200"
             )
         return told.read_text()
+
+
+def _wait(process: "subprocess.Popen[bytes]", condition: Callable[[], bool]) -> None:
+    """Until it is so, or the process has ended."""
+    while process.poll() is None and not condition():
+        time.sleep(_LOOK_SECONDS)
+
+
+def _is_writing(folder: Path) -> bool:
+    return any(path.name.endswith(PARTIAL_SUFFIX) for path in folder.iterdir())
 
 
 @contextmanager
@@ -168,10 +173,9 @@ def _training(
                 process.wait()
 
 
-def _outcome(run_id: str, workspace: Workspace) -> Outcome:
-    checkpoint = latest_checkpoint(workspace.checkpoints / run_id)
-    sha256 = verified_sha256(checkpoint)
-    history = Tracker(workspace).client.get_metric_history(run_id, "train_loss")
+def _outcome(run_id: str, tracker: Tracker) -> Outcome:
+    sha256 = verified_sha256(latest_checkpoint(tracker.workspace.checkpoints / run_id))
+    history = tracker.client.get_metric_history(run_id, "train_loss")
     losses = sorted((point.step, point.value.hex()) for point in history)
     return Outcome(
         run_id=run_id,

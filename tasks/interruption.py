@@ -2,6 +2,7 @@
 
 import ctypes
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 from typing import Self
@@ -10,8 +11,9 @@ _PR_SET_PDEATHSIG = 1  # prctl(2): the signal that a process gets when its paren
 
 
 def end_with_parent(number: int = signal.SIGTERM) -> None:
-    """To be called in a child: even a parent that is killed by SIGKILL takes it along."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
+    """To be called in a child: even a parent that is killed by SIGKILL takes it along, where the system can do that."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)
 
 
 class InterruptedByUser(Exception):

@@ -254,8 +254,9 @@ class TokenizerFile:
         path, fast_path = (folder / f"{kind}-{identity[:16]}" for kind in ("tokenizer", "fast"))
         with atomic_file(path) as file:
             file.write(text.encode())
-        with atomic_file(fast_path) as file:
-            file.write(fast)
+        if fast:
+            with atomic_file(fast_path) as file:
+                file.write(fast)
         return cls(path=path, fast_path=fast_path, fingerprint=identity, **facts)
 
     def text(self) -> str:
@@ -274,16 +275,16 @@ def _prepared(text: str, has_loops: bool) -> tuple[bytes, dict[str, Any]]:
     else:
         tokenizer = load_tokenizer(text)
         vocabulary_size, end_of_text = tokenizer.vocabulary_size, tokenizer.end_of_text
-    encoder, fast = _fastest(fields, has_loops)
+    encoder, fast = _fastest(fields, may_be_compiled=is_gpt2 and has_loops)
     facts = {"vocabulary_size": vocabulary_size, "end_of_text": end_of_text, "encoder": encoder}
     return fast, facts | {"words_end_at_blanks": is_gpt2}
 
 
-def _fastest(fields: dict[str, Any], has_loops: bool) -> tuple[Encoder, bytes]:
+def _fastest(fields: dict[str, Any], *, may_be_compiled: bool) -> tuple[Encoder, bytes]:
     """Which program encodes fastest with a `tokenizer.json`, and what it reads."""
     if "model" not in fields:
         return "characters", b""
-    if has_loops and is_gpt2_kind(fields) and (merges := learnt_merges(fields)) and merges.encoder():
+    if may_be_compiled and (merges := learnt_merges(fields)) and merges.encoder():
         return "byte pairs", merges.to_bytes()
     plain = json.dumps(fields | {"added_tokens": []})
     try:

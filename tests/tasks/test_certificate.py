@@ -82,7 +82,7 @@ def test_another_seed_has_another_outcome(dataset: Dataset, workspace: Workspace
         for seed in ("1", "2")
     ]
     first, second = (
-        certificate._outcome(certificate._trained(one, workspace), workspace) for one in requests
+        certificate._outcome(certificate._trained(one, workspace), Tracker(workspace)) for one in requests
     )
     assert first.weights_sha256 != second.weights_sha256
     assert first.optimizer_sha256 != second.optimizer_sha256

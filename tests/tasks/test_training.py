@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tiny_data import build_plainly
 
-from storage import datasets
+from storage import blocks, datasets
 from storage.blocks import BLOCK_BYTES, FileFacts, FileRange
 from storage.checkpoints import latest_checkpoint, list_checkpoints, load_tensors
 from storage.datasets import Dataset
@@ -146,7 +146,7 @@ def test_some_blocks_are_looked_at_and_in_time_all(dataset: Dataset, monkeypatch
         seen.add(piece.start // BLOCK_BYTES)
         return "good"
 
-    monkeypatch.setattr(datasets, "range_sha256", looked_at)
+    monkeypatch.setattr(blocks, "range_sha256", looked_at)
     datasets.refuse_damaged(dataset, blocks=2)
     assert 2 <= len(seen) <= 4, "two of each of two files"
     for _ in range(100):
