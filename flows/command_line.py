@@ -76,7 +76,7 @@ def run(
     place = prefect_ready(workspace, debug)
     from flows.run_pipeline import run_pipeline
     from tasks.corpora import CorpusConfig
-    from tasks.training import TrainingRequest
+    from tasks.training_request import TrainingRequest
 
     config = CorpusConfig(
         corpus=kept_aside(corpus),
@@ -159,7 +159,7 @@ def train(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Train a model on a data set, evaluating as it goes. Ctrl-C saves; --resume goes on."""
-    from tasks.training import TrainingRequest
+    from tasks.training_request import TrainingRequest
 
     request = TrainingRequest(
         dataset=dataset,
@@ -185,7 +185,8 @@ def train(
     table(
         "Training",
         {
-            "steps": f"{trained.steps:,}",
+            "steps": f"{trained.steps:,}" + (", out of patience" if trained.ran_out_of_patience else ""),
+            "updates left out": f"{trained.skipped_updates:,}",
             "speed": f"{trained.tokens_per_second:,.0f} tokens/s, MFU {share_or_unknown(trained.utilisation)}",
             "checkpoint": str(trained.checkpoint),
             "MLflow run": trained.run_id,
@@ -201,6 +202,8 @@ def train(
         "val_bits_per_byte": evaluation.val_bits_per_byte,
         "tokens_per_second": trained.tokens_per_second,
         "mfu": trained.utilisation,
+        "skipped_updates": trained.skipped_updates,
+        "ran_out_of_patience": trained.ran_out_of_patience,
         "seconds": trained.seconds,
     }
 

@@ -13,7 +13,7 @@ from tasks.build import BuiltDataset
 from tasks.corpora import CorpusConfig
 from tasks.registry import FoundModel, ModelVersion, register_task
 from tasks.tracking import Tracker
-from tasks.training import TrainingRequest
+from tasks.training_request import TrainingRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

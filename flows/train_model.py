@@ -10,7 +10,8 @@ from storage.workspace import Workspace
 from tasks.artifacts import show_training
 from tasks.evaluation import Evaluation
 from tasks.tracking import Tracker
-from tasks.training import TrainedModel, TrainingRequest, train_task
+from tasks.training import TrainedModel, train_task
+from tasks.training_request import TrainingRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

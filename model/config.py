@@ -86,13 +86,19 @@ class TrainingConfig:
     optimizer: OptimizerName = "adamw"
     matrix_learning_rate: float = 0.02  # Muon's, for the matrices of the blocks
     matrix_momentum: float = 0.95
+    spike_deviations: float = (
+        6.0  # a loss or gradient so far above those before is not learnt from; 0: all are
+    )
+    patience: int = 0  # val losses in a row without a better one, after which to stop; 0: none
 
     def __post_init__(self) -> None:
         _check_choices(self)
         _check_at_least(self, 1, "steps", "batch_size", "gradient_accumulation_steps")
         _check_at_least(
-            self, 0, "minimum_learning_rate", "warmup_steps", "weight_decay", "seed", "gradient_clip_norm"
-        )
+            self, 0,
+            "minimum_learning_rate", "warmup_steps", "weight_decay", "seed", "gradient_clip_norm",
+            "spike_deviations", "patience",
+        )  # fmt: skip
         if self.batch_size % self.gradient_accumulation_steps:
             raise ValueError(
                 f"training.batch_size {self.batch_size} is not a multiple of "
@@ -320,7 +326,7 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
 #: What recipes of version 0.1.0 do not say: for them it is as the default has it.
 _SINCE_0_1_0: Final = {
     "norm_kind", "positions", "query_key_norm", "logit_soft_cap",
-    "schedule", "decay_share", "optimizer", "matrix_learning_rate", "matrix_momentum",
+    "schedule", "decay_share", "optimizer", "matrix_learning_rate", "matrix_momentum", "spike_deviations", "patience",
 }  # fmt: skip
 _PARTS: Final[Mapping[str, type]] = {"network": NetworkConfig, "training": TrainingConfig}
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from model.config import TrainingConfig
+from model.muon import Muon
 
 #: What each keeps of a weight, beside it.
 _PARTS: Final[Mapping[type[torch.optim.Optimizer], tuple[str, ...]]] = {
     torch.optim.AdamW: ("step", "exp_avg", "exp_avg_sq"),
-    torch.optim.Muon: ("momentum_buffer",),
+    Muon: ("momentum_buffer",),
 }
 
 
@@ -21,8 +22,7 @@ class Optimizers:
 
     AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), with decay on matrices and embeddings only: norms and biases are left
     alone, as GPT-2's successors do, since to pull them to 0 would undo what they are for. With `config.optimizer` "muon" the
-    matrices of the blocks are moved by Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon): the step is the nearest
-    matrix that stretches no direction more than another.
+    matrices of the blocks are moved by Muon (`model.muon`).
 
     Names of tensors: "optimizer.<name of the weight>.<part>", with the parts that PyTorch's optimizers keep.
     """
@@ -35,9 +35,9 @@ class Optimizers:
         self._optimizers: list[torch.optim.Optimizer] = [_adamw(others, config)]
         if matrices:
             self._optimizers.append(
-                torch.optim.Muon(
+                Muon(
                     matrices,
-                    lr=config.matrix_learning_rate,
+                    learning_rate=config.matrix_learning_rate,
                     momentum=config.matrix_momentum,
                     weight_decay=config.weight_decay,
                 )
@@ -46,9 +46,13 @@ class Optimizers:
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
 
-    def step(self, share: float) -> None:
-        """Moves all weights, at `share` of their highest learning rates, and forgets the gradient."""
+    def step(self, share: float, *, is_skipped: Tensor) -> None:
+        """Moves all weights, at `share` of their highest learning rates, and forgets the gradient.
+
+        Where `is_skipped`, bool 0-d, the gradient is forgotten and nothing else happens.
+        """
         for optimizer in self._optimizers:
+            optimizer.found_inf = is_skipped.float()  # type: ignore[attr-defined]  # as PyTorch's GradScaler tells it; read on the device
             for group in optimizer.param_groups:
                 group["lr"] = share * group["initial_lr"]
             optimizer.step()

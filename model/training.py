@@ -1,7 +1,7 @@
 """Owns training: a loop that yields a report each step, and a state from which it goes on to the bit."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional
 from model.batches import gather
 from model.config import Recipe
 from model.device import autocast, choose_device, choose_precision, random_numbers_of
+from model.guard import SKIPS_THAT_ARE_DIVERGENCE, Guard
 from model.network import build_network, check_tensors, load_tensors
 from model.optimizers import Optimizers, learning_rate_share_at
 from model.order import DataOrder
@@ -18,15 +19,14 @@ from model.tokenizer import TokenArray
 
 
 class DivergedError(ArithmeticError):
-    """The loss or its gradient is no finite number: from this step on the weights are worthless."""
+    """The weights have become worthless: what they give is no finite number, or nothing that can be learnt from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReport:
     """What one step did.
 
-    Loss and gradient norm stay on the device until they are read: reading waits for the device, so a fast loop
-    reads them now and then, and always before it saves. Reading raises DivergedError if they are not finite.
+    Its numbers stay on the device until they are read: reading waits for the device, so a fast loop reads them now and then.
     """
 
     step: int  # steps done, from 1
@@ -35,32 +35,42 @@ class StepReport:
     epoch: float  # passes over the train split since the beginning
     loss_on_device: Tensor
     gradient_norm_on_device: Tensor
+    skips_on_device: Tensor  # updates left out in a row by now
 
     @property
     def train_loss(self) -> float:
-        """Nats per token over the step's whole batch, before its update."""
-        return self._finite("loss", self.loss_on_device)
+        """Nats per token over the step's whole batch, before its update. Finite unless the update was left out."""
+        return self.loss_on_device.item()
 
     @property
     def gradient_norm(self) -> float:
-        """Length of the gradient over all weights, before clipping."""
-        return self._finite("gradient norm", self.gradient_norm_on_device)
+        """Length of the gradient over all weights, before clipping. Finite unless the update was left out."""
+        return self.gradient_norm_on_device.item()
 
-    def _finite(self, name: str, value: Tensor) -> float:
-        number = value.item()
-        if not math.isfinite(number):
+
+def skipped_of(reports: Sequence[StepReport]) -> list[StepReport]:
+    """Of these steps, those whose update the guard left out. Waits for the device once.
+
+    DivergedError if there were so many in a row that there is no going on.
+    """
+    if not reports:
+        return []
+    counts = torch.stack([report.skips_on_device for report in reports]).tolist()
+    for report, count in zip(reports, counts, strict=True):
+        if count >= SKIPS_THAT_ARE_DIVERGENCE:
             raise DivergedError(
-                f"the {name} of step {self.step} is {number}; go on from an earlier checkpoint "
-                f"with training.learning_rate below {self.learning_rate:g}"
+                f"the updates of {count} steps in a row, up to step {report.step:,}, had to be left out: the last loss is "
+                f"{report.train_loss:g}, its gradient's norm {report.gradient_norm:g}; start anew with training.learning_rate "
+                f"below {report.learning_rate:g}"
             )
-        return number
+    return [report for report, count in zip(reports, counts, strict=True) if count]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingState:
     """All that a training needs to go on, beside its recipe and dataset: copies on the CPU, safe to write.
 
-    Names of tensors: "network.<name>", and "optimizer.<name of the weight>.<part>" (`Optimizers`).
+    Names of tensors: "network.<name>", "optimizer.<name of the weight>.<part>" (`Optimizers`), and "guard.<part>" (`Guard`).
     """
 
     step: int
@@ -93,7 +103,12 @@ class Training:
         self.precision = choose_precision(self.device, config.precision, network=recipe.network)
         self.network = build_network(recipe.network, seed=config.seed).to(self.device)
         self._optimizers = Optimizers(self.network, config)
+        self._guard = Guard(config.spike_deviations, self.device)
         self._train_tokens = train_tokens
+        #: Whether an exception from outside, such as a signal's, would cost the step on its way and nothing else: neither
+        #: weights nor optimizers have been touched. So it is until the first update begins, and then between `steps` being
+        #: asked for the next step and that step's update.
+        self.may_be_broken_off = True
 
     def steps(self) -> Iterator[StepReport]:
         """Trains from `self.step` to the recipe's last step, one report a step."""
@@ -106,11 +121,14 @@ class Training:
     def _take_step(self) -> StepReport:
         config = self.recipe.training
         share = learning_rate_share_at(self.step, config)
+        self.may_be_broken_off = True
         loss = self._accumulate_gradients()
         gradient_norm = torch.nn.utils.clip_grad_norm_(
             self.network.parameters(), config.gradient_clip_norm or math.inf
         )
-        self._optimizers.step(share)
+        self.may_be_broken_off = False
+        skips = self._guard.skips(loss, gradient_norm)
+        self._optimizers.step(share, is_skipped=skips > 0)
         self.step += 1
         return StepReport(
             step=self.step,
@@ -119,6 +137,7 @@ class Training:
             epoch=self.order.epoch(self.step),
             loss_on_device=loss,
             gradient_norm_on_device=gradient_norm,
+            skips_on_device=skips,
         )
 
     def _accumulate_gradients(self) -> Tensor:
@@ -144,7 +163,7 @@ class Training:
     def state(self) -> TrainingState:
         """A copy of where the training stands; steps taken afterwards do not change it."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        tensors |= self._optimizers.tensors()
+        tensors |= self._optimizers.tensors() | self._guard.tensors()
         return TrainingState(
             step=self.step,
             tensors={name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()},
@@ -152,14 +171,17 @@ class Training:
 
     def load(self, state: TrainingState) -> None:
         """Goes on from a state of the same recipe. ValueError names a tensor that is missing, unexpected or misshapen."""
-        check_tensors(state.tensors, self._expected_tensors(state.step))
-        load_tensors(self.network, state.tensors)
-        self._optimizers.load(state.tensors)
+        tensors = self._guard.tensors() | state.tensors  # version 0.1.0 had no guard: then it begins here
+        check_tensors(tensors, self._expected_tensors(state.step))
+        load_tensors(self.network, tensors)
+        self._optimizers.load(tensors)
+        self._guard.load(tensors)
         self.step = state.step
 
     def _expected_tensors(self, step: int) -> dict[str, Tensor]:
         """The names that a state of this recipe has, with tensors of the right shapes."""
         expected = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        expected |= self._guard.tensors()
         if step > 0:  # before, optimizers keep nothing
             expected |= self._optimizers.expected()
         return expected

@@ -59,22 +59,23 @@ def save_checkpoint(
 ) -> Checkpoint:
     """Saves `tensors` (names that start with "network." apart from the rest) as <run_folder>/step-<step>.
 
-    The folder appears only whole; if it is there already it is kept, for a step has one state.
+    The folder appears only whole; if it is there already it is kept, with its facts, for a step has one state.
     """
     path = run_folder / checkpoint_name(step)
-    if not _is_done(path):
-        host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
-        network = {name: tensor for name, tensor in host.items() if name.startswith(_NETWORK_PREFIX)}
-        rest = {name: tensor for name, tensor in host.items() if name not in network}
-        with staged_folder(run_folder) as stage:
-            _save_tensors(network, stage / _NETWORK)
-            _save_tensors(rest, stage / _OPTIMIZER)
-            with atomic_file(stage / _TOKENIZER) as file:
-                file.write(tokenizer_json.encode())
-            digests = {file.name: sha256_file(file) for file in sorted(stage.iterdir())}
-            record = {"format_version": CHECKPOINT_FORMAT, "step": step, "sha256": digests, "facts": facts}
-            write_json(stage / "checkpoint.json", record)
-            publish_folder(stage, path, is_done=_is_done)
+    if _is_done(path):
+        return read_checkpoint(path)
+    host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    network = {name: tensor for name, tensor in host.items() if name.startswith(_NETWORK_PREFIX)}
+    rest = {name: tensor for name, tensor in host.items() if name not in network}
+    with staged_folder(run_folder) as stage:
+        _save_tensors(network, stage / _NETWORK)
+        _save_tensors(rest, stage / _OPTIMIZER)
+        with atomic_file(stage / _TOKENIZER) as file:
+            file.write(tokenizer_json.encode())
+        digests = {file.name: sha256_file(file) for file in sorted(stage.iterdir())}
+        record = {"format_version": CHECKPOINT_FORMAT, "step": step, "sha256": digests, "facts": facts}
+        write_json(stage / "checkpoint.json", record)
+        publish_folder(stage, path, is_done=_is_done)
     return Checkpoint(path=path, step=step, facts=facts)
 
 
@@ -121,6 +122,12 @@ def _verified(checkpoint: Checkpoint, names: list[str]) -> dict[str, str]:
         if not file.is_file() or sha256_file(file) != recorded.get(name):
             raise CheckpointError(f"{file}: is missing or damaged; go back to another checkpoint of this run")
     return recorded
+
+
+def with_facts(checkpoint: Checkpoint, facts: dict[str, Any]) -> Checkpoint:
+    """The same checkpoint in the same place, with other facts."""
+    write_json(checkpoint.path / "checkpoint.json", _read_record(checkpoint.path) | {"facts": facts})
+    return Checkpoint(path=checkpoint.path, step=checkpoint.step, facts=facts)
 
 
 def without_optimizer(checkpoint: Checkpoint, folder: Path) -> Checkpoint:

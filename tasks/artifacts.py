@@ -54,13 +54,15 @@ def _card(key: str, markdown: str, description: str) -> None:
 
 def show_training(trained: "TrainedModel", mlflow_url: str) -> None:
     """A card of a training: where its curves and checkpoints are."""
+    loss = "unknown" if trained.train_loss is None else f"{trained.train_loss:.4f}"
     _card(
         "training",
         f"""# Run {trained.run_id}
 
 * [the run in MLflow]({mlflow_url}): curves, samples, checkpoints
-* steps: {trained.steps:,}, last train loss **{trained.train_loss:.4f}** nats per token
+* steps: {trained.steps:,}, last train loss **{loss}** nats per token
 * {trained.tokens_per_second:,.0f} tokens/s, {trained.seconds:.0f} s
+* updates left out: {trained.skipped_updates:,}
 * best checkpoint: `{trained.checkpoint}`
 """,
         f"Training {trained.run_id}",

@@ -23,8 +23,10 @@ from storage.errors import StorageError
 from storage.files import PARTIAL_SUFFIX
 from storage.workspace import Workspace
 from tasks.interruption import end_with_parent
+from tasks.session import Session
 from tasks.tracking import RunLog, Tracker
-from tasks.training import Cadence, Session, TrainingRequest, finish
+from tasks.training import finish
+from tasks.training_request import Cadence, TrainingRequest
 
 Moment = Literal["between checkpoints", "while a checkpoint was written"]
 

@@ -6,10 +6,13 @@ from typing import Any, ParamSpec, TypeVar
 
 from prefect import State, Task, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_UI_URL
 
 DEFAULT_PREFECT_UI = "http://127.0.0.1:4200"
+ROOT_FLOW_RUN = "prefect.root_flow_run_id"  # the tag's name
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -41,10 +44,25 @@ def run_links() -> dict[str, str]:
         return {}
     run = context.flow_run
     return {
+        ROOT_FLOW_RUN: _root_of(run),
         "prefect.flow_run_id": str(run.id),
         "prefect.flow_run_name": run.name,
         "prefect.flow_run_url": f"{prefect_ui()}/runs/flow-run/{run.id}",
     }
+
+
+def root_flow_run_id() -> str | None:
+    """The flow run that a person or a schedule has started, and that a retry keeps; None outside a flow run."""
+    return run_links().get(ROOT_FLOW_RUN)
+
+
+def _root_of(run: FlowRun) -> str:
+    with get_client(sync_client=True) as client:
+        while run.parent_task_run_id is not None:
+            parent = client.read_task_run(run.parent_task_run_id)
+            assert parent.flow_run_id is not None, "a flow within a flow has its parent's task run"
+            run = client.read_flow_run(parent.flow_run_id)
+    return str(run.id)
 
 
 def prefect_ui() -> str:

@@ -1,9 +1,11 @@
-"""Stopping on request: SIGINT and SIGTERM are noted, and the loop ends where everything can be saved."""
+"""Stopping on request: SIGINT and SIGTERM are noted, and end the work where nothing is lost by it."""
 
+import contextlib
 import ctypes
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -24,6 +26,10 @@ class InterruptedByUser(Exception):
         self.signal_number = signal_number
 
 
+class BrokenOff(BaseException):
+    """What was being done was given up on request. Like KeyboardInterrupt no Exception: a compiler would swallow one."""
+
+
 class StopRequests:
     """`with StopRequests() as stop: … if stop.signal_number: save and leave`. A second signal ends at once.
 
@@ -32,6 +38,7 @@ class StopRequests:
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self._may_break_off: Callable[[], bool] | None = None
         self._earlier: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Self:
@@ -45,9 +52,23 @@ class StopRequests:
     ) -> None:
         self._restore()
 
+    @contextlib.contextmanager
+    def breaking_off(self, may_break_off: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Inside, a request does not wait until the work is done: BrokenOff is raised wherever it is, if it may be."""
+        if self.signal_number is not None:
+            raise BrokenOff
+        self._may_break_off = may_break_off
+        try:
+            yield
+        finally:
+            self._may_break_off = None
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal_number = number
         self._restore()
+        if self._may_break_off is not None and self._may_break_off():
+            self._may_break_off = None
+            raise BrokenOff
 
     def _restore(self) -> None:
         for number, handler in self._earlier.items():

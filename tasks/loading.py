@@ -66,8 +66,9 @@ def load_model(path: Path) -> LoadedModel:
 
 
 def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
-    """The checkpoint with the lowest val loss; of equals the earliest."""
-    return min(checkpoints, key=lambda checkpoint: checkpoint.facts["val_loss"])
+    """The checkpoint with the lowest val loss; of equals the earliest. If none has one yet, the last."""
+    measured = [checkpoint for checkpoint in checkpoints if checkpoint.facts["val_loss"] is not None]
+    return min(measured or checkpoints[-1:], key=lambda checkpoint: checkpoint.facts["val_loss"])
 
 
 def _text(ids: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:

@@ -32,6 +32,7 @@ from storage.checkpoints import Checkpoint, checkpoint_name, without_optimizer
 from storage.datasets import Dataset
 from storage.files import link_or_copy
 from storage.workspace import Workspace
+from tasks.engine import ROOT_FLOW_RUN
 
 EXPERIMENT = "brickroad"
 DEFAULT_MLFLOW_UI = "http://127.0.0.1:5000"
@@ -97,8 +98,20 @@ class Tracker:
         """An earlier run, to go on. Points up to its last logged step are there and will not be logged twice."""
         self.client.update_run(run_id, status="RUNNING")
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
-        history = self.client.get_metric_history(run_id, "train_loss")
-        return RunLog(self, run_id, logged_through=max((point.step for point in history), default=0))
+        logged_through = {
+            key: max((point.step for point in self.client.get_metric_history(run_id, key)), default=0)
+            for key in ("train_loss", "val_loss")
+        }
+        return RunLog(self, run_id, logged_through=logged_through)
+
+    def unfinished_runs(self, flow_run_id: str) -> list[str]:
+        """Ids of the runs that this Prefect flow run has begun and not brought to their end, the latest first."""
+        found = self.client.search_runs(
+            [self.experiment_id],
+            filter_string=f"tags.`{ROOT_FLOW_RUN}` = '{flow_run_id}' AND attributes.status != 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+        )
+        return [run.info.run_id for run in found]
 
     def version_folder(self, reference: str) -> tuple[Path, str] | None:
         """The local folder and the run id of `name/version` or `name@alias`, or None if the registry has no such."""
@@ -175,20 +188,26 @@ class RunLog:
     A tracker that does not answer never ends a training: what could not be sent is kept, and tried again.
     """
 
-    def __init__(self, tracker: Tracker, run_id: str, *, logged_through: int = 0) -> None:
+    def __init__(
+        self, tracker: Tracker, run_id: str, *, logged_through: Mapping[str, int] | None = None
+    ) -> None:
         self.tracker = tracker
         self.run_id = run_id
         self._client = tracker.client
-        self._logged_through = logged_through
+        #: The last step of curves that are there; curves not named are logged together with the train loss.
+        self._logged_through = logged_through or {"train_loss": 0}
         self._waiting: list[Metric] = []
         self._flushed = time.monotonic()
         self._failing = False
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Points of curves at a step."""
-        if step > self._logged_through:
-            now = int(time.time() * 1000)
-            self._waiting += [Metric(key, value, now, step) for key, value in values.items()]
+        now = int(time.time() * 1000)
+        self._waiting += [
+            Metric(key, value, now, step)
+            for key, value in values.items()
+            if step > self._logged_through.get(key, self._logged_through["train_loss"])
+        ]
         if time.monotonic() - self._flushed > FLUSH_SECONDS:
             self.flush()
 

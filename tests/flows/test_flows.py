@@ -1,8 +1,11 @@
 """The flows on a real Prefect server: states, reuse, artifacts, and links both ways."""
 
+import errno
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tiny_data import build_plainly
 
 from storage.errors import ShardError
 from storage.shards import find_shards, write_shard
@@ -12,7 +15,7 @@ from tasks.corpora import CorpusConfig
 from tasks.ingest import IngestedShard, ingest_shard
 from tasks.quality import QualityConfig
 from tasks.tracking import Tracker
-from tasks.training import Cadence, TrainingRequest
+from tasks.training_request import Cadence, TrainingRequest
 from tasks.workers import Workers
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -134,3 +137,49 @@ def test_a_build_that_fails_leaves_nothing_of_what_its_other_workers_were_writin
     with pytest.raises(OSError, match=in_the_way.name):
         build_dataset(config, workspace=workspace.root)
     assert not list(workspace.root.rglob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.EIO, "the disk had a bad moment"), RuntimeError("the GPU fell off the bus")],
+    ids=["the task is tried again", "the flow is tried again"],
+)
+def test_a_retry_goes_on_with_the_same_run(
+    error: Exception, tiny_corpus: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+
+    from flows import train_model as module
+    from tasks import session
+
+    dataset = build_plainly(tiny_corpus, workspace)
+    monkeypatch.setattr(module.train_task, "retry_delay_seconds", 0)
+    original, steps = session.save_checkpoint, []
+
+    def save_checkpoint(*args: Any, **kwargs: Any) -> Any:
+        steps.append(kwargs["step"])
+        if steps == [2, 4]:
+            raise error
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(session, "save_checkpoint", save_checkpoint)
+    request = TrainingRequest(
+        dataset=dataset.reference, settings=TINY, cadence=Cadence(report_every_steps=1, save_every_steps=2)
+    )
+
+    @flow(retries=1, persist_result=False)
+    def scheduled() -> str:
+        return module.train_model(request, workspace=workspace.root).trained.run_id
+
+    run_id = scheduled()
+    assert steps == [2, 4, 4, 6], "the second try went on from the checkpoint of the first"
+    tracker = Tracker(workspace)
+    assert [run.info.run_id for run in tracker.client.search_runs([tracker.experiment_id])] == [run_id]
+    points = tracker.client.get_metric_history(run_id, "train_loss")
+    assert sorted(point.step for point in points) == [1, 2, 3, 4, 5, 6]
+    root = tracker.client.get_run(run_id).data.tags["prefect.root_flow_run_id"]
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(root).name != f"train {dataset.reference}", "the flow that was started"
+    scheduled()
+    assert len(tracker.client.search_runs([tracker.experiment_id])) == 2, "another flow run, another training"

@@ -20,7 +20,7 @@ def moved(config: TrainingConfig, *, share: float = 1.0) -> dict[str, torch.Tens
     generator = torch.Generator().manual_seed(2)
     for weight in network.parameters():
         weight.grad = torch.randn(weight.shape, generator=generator)
-    Optimizers(network, config).step(share)
+    Optimizers(network, config).step(share, is_skipped=torch.tensor(False))
     assert all(weight.grad is None for weight in network.parameters())
     return {name: weight.detach() - before[name] for name, weight in network.named_parameters()}
 
@@ -94,7 +94,7 @@ def test_what_is_kept_has_the_names_and_shapes_that_are_expected(optimizer: str)
     assert optimizers.tensors() == {}
     for weight in network.parameters():
         weight.grad = torch.ones_like(weight)
-    optimizers.step(1.0)
+    optimizers.step(1.0, is_skipped=torch.tensor(False))
     kept, expected = optimizers.tensors(), optimizers.expected()
     assert kept.keys() == expected.keys()
     assert [one.shape for one in kept.values()] == [one.shape for one in expected.values()]

@@ -13,7 +13,7 @@ from model.evaluation import estimate_loss, evaluate, final_report
 from model.generation import generate
 from model.network import network_from
 from model.references import bigram_floor
-from model.training import DivergedError, Training, TrainingState
+from model.training import DivergedError, Training, TrainingState, skipped_of
 
 # Dropout and accumulation are on: what resumes must resume with both.
 RECIPE = Recipe(
@@ -147,6 +147,7 @@ def test_a_state_names_every_tensor_once_and_is_a_copy() -> None:
     expected |= {
         f"optimizer.{name}.{part}" for name in parameters for part in ("step", "exp_avg", "exp_avg_sq")
     }
+    expected |= {f"guard.{part}" for part in ("losses", "gradient_norms", "seen", "skips")}
     assert set(state.tensors) == expected
     assert state.step == 2
     before = {name: tensor.clone() for name, tensor in state.tensors.items()}
@@ -187,15 +188,99 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(
     assert_same(training.state(), before)
 
 
-def test_divergence_is_told_when_the_loss_is_read() -> None:
+def broken(training: Training, steps: set[int], value: float) -> Training:
+    """The training, in which the loss of these steps (from 1), and with it the gradient, is multiplied by `value`."""
+    accumulate = training._accumulate_gradients
+
+    def accumulate_gradients() -> torch.Tensor:
+        loss = accumulate()
+        if training.step + 1 in steps:
+            loss = loss * value
+            for parameter in training.network.parameters():
+                assert parameter.grad is not None
+                parameter.grad *= value
+        return loss
+
+    training._accumulate_gradients = accumulate_gradients  # type: ignore[method-assign]
+    return training
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, MODERN], ids=["adamw", "muon"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_step_without_finite_numbers_changes_nothing_but_the_count(recipe: Recipe, value: float) -> None:
+    training = broken(new_training(recipe), {5}, value)
+    reports = []
+    for report in training.steps():
+        reports.append(report)
+        if report.step == 4:
+            before = training.state()
+        if report.step == 5:
+            after = training.state()
+    assert [report.step for report in skipped_of(reports)] == [5]
+    assert not math.isfinite(reports[4].train_loss)
+    assert reports[-1].step == 12
+    assert math.isfinite(reports[-1].train_loss)
+    for name in before.tensors.keys() - {"guard.skips"}:
+        assert torch.equal(before.tensors[name], after.tensors[name]), name
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, MODERN], ids=["adamw", "muon"])
+def test_a_spike_is_not_learnt_from_and_a_resumed_run_sees_it_as_well(recipe: Recipe) -> None:
+    recipe = replace(recipe, training=replace(recipe.training, steps=80))
+    whole = broken(new_training(recipe), {75}, 30.0)
+    assert [report.step for report in skipped_of(list(whole.steps()))] == [75]
+    first = broken(new_training(recipe), {75}, 30.0)
+    losses_of(first, until=60)
+    second = broken(new_training(recipe), {75}, 30.0)
+    second.load(first.state())
+    assert [report.step for report in skipped_of(list(second.steps()))] == [75]
+    assert_same(second.state(), whole.state())
+    unguarded = replace(recipe, training=replace(recipe.training, spike_deviations=0.0))
+    assert skipped_of(list(broken(new_training(unguarded), {75}, 30.0).steps())) == []
+
+
+def test_divergence_is_told_when_updates_had_to_be_left_out_again_and_again() -> None:
+    reports = list(broken(new_training(), set(range(3, 13)), math.nan).steps())
+    assert len(skipped_of(reports[:11])) == 9
+    with pytest.raises(
+        DivergedError, match=r"10 steps in a row, up to step 12, .* loss is nan.*training.learning_rate"
+    ):
+        skipped_of(reports)
+
+
+def test_a_state_of_before_the_guard_loads() -> None:
+    source = new_training()
+    losses_of(source, until=3)
+    old = {name: tensor for name, tensor in source.state().tensors.items() if not name.startswith("guard.")}
     training = new_training()
-    with torch.no_grad():
-        training.network.get_parameter("norm.weight").fill_(math.nan)
-    report = next(training.steps())
-    with pytest.raises(DivergedError, match="the loss of step 1 is nan; go on from an earlier checkpoint"):
-        _ = report.train_loss
-    with pytest.raises(DivergedError, match="gradient norm"):
-        _ = report.gradient_norm
+    training.load(TrainingState(step=3, tensors=old))
+    assert losses_of(training, until=12) == losses_of(source, until=12)
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, MODERN], ids=["adamw", "muon"])
+def test_a_step_that_is_broken_off_costs_that_step_alone(recipe: Recipe) -> None:
+    whole, training = new_training(recipe), new_training(recipe)
+    losses_of(whole, until=12)
+    losses_of(training, until=4)
+    assert not training.may_be_broken_off, "between steps an exception could hide a report"
+    forward = training.network.forward
+
+    def interrupted(ids: torch.Tensor) -> torch.Tensor:
+        assert training.may_be_broken_off
+        if interruptions.pop() == 0:
+            raise KeyboardInterrupt
+        return forward(ids)
+
+    interruptions = [0, 1]  # in the second of three parts
+    training.network.forward = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        next(training.steps())
+    state = training.state()
+    assert state.step == 4
+    again = new_training(recipe)
+    again.load(state)
+    losses_of(again, until=12)
+    assert_same(again.state(), whole.state())
 
 
 def test_data_that_does_not_fit_is_refused() -> None:

@@ -12,7 +12,7 @@ from storage.workspace import Workspace
 from tasks import certificate
 from tasks.certificate import Certificate, CertificationError, Outcome, Round, certify_resume
 from tasks.tracking import Tracker
-from tasks.training import TrainingRequest
+from tasks.training_request import TrainingRequest
 
 # Dropout and accumulation are on, and Muon beside AdamW.
 SETTINGS = {

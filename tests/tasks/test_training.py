@@ -1,28 +1,37 @@
 """Training as a unit of work: resumed to the bit, logged once, stopped with everything saved."""
 
 import json
+import math
 import os
 import signal
-import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 from tiny_data import build_plainly
 
-from storage import blocks, datasets
+from model import training
+from model.optimizers import Optimizers
+from model.order import DataOrder
+from model.training import DivergedError
+from storage import blocks, checkpoints, datasets
 from storage.blocks import BLOCK_BYTES, FileFacts, FileRange
-from storage.checkpoints import latest_checkpoint, list_checkpoints, load_tensors
+from storage.checkpoints import latest_checkpoint, list_checkpoints, verified_sha256
 from storage.datasets import Dataset
 from storage.errors import DatasetError
 from storage.workspace import Workspace
+from tasks import session, tracking
 from tasks.evaluation import evaluate_checkpoint
 from tasks.interruption import InterruptedByUser
 from tasks.loading import load_model
+from tasks.look import trace_token
 from tasks.registry import MODEL_NAME, FoundModel, choose_alias, find_model, register
 from tasks.report import log_evaluation
 from tasks.tracking import Tracker, VersionFacts
-from tasks.training import Cadence, TrainingRequest, train
+from tasks.training import train
+from tasks.training_request import Cadence, TrainingRequest
 
 TINY = {
     "training.steps": "12",
@@ -61,46 +70,99 @@ def test_a_run_leaves_checkpoints_curves_parameters_and_the_data_set(
     assert {int(model.params["step"]) for model in models} == {c.step for c in kept}
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(
-    dataset: Dataset, workspace: Workspace, tmp_path: Path
+Moment = Literal["logging", "second part of a step", "evaluation", "saving", "sampling", "update"]
+
+
+@pytest.mark.parametrize(
+    ("moment", "step", "stopped_at", "number"),
+    [
+        ("logging", 6, 6, signal.SIGTERM),
+        ("second part of a step", 1, 0, signal.SIGTERM),
+        ("second part of a step", 7, 6, signal.SIGINT),
+        ("update", 7, 7, signal.SIGTERM),
+        ("evaluation", 6, 6, signal.SIGTERM),  # no checkpoint is due
+        ("evaluation", 8, 8, signal.SIGINT),  # one is
+        ("evaluation", 12, 12, signal.SIGTERM),  # the last one
+        ("saving", 8, 8, signal.SIGTERM),
+        ("sampling", 8, 8, signal.SIGINT),
+    ],
+)
+def test_a_run_that_is_stopped_at_any_moment_goes_on_to_the_same_bytes(
+    moment: Moment,
+    step: int,
+    stopped_at: int,
+    number: signal.Signals,
+    dataset: Dataset,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = train(tiny_request(dataset), workspace)
-    stopper = threading.Timer(0, lambda: None)
-    request = tiny_request(dataset)
-    with pytest.raises(InterruptedByUser, match="--resume") as stopped:
-        train_and_signal(request, workspace, at_step=6)
-    assert stopped.value.signal_number == signal.SIGTERM
-    stopper.cancel()
+    request = tiny_request(dataset, gradient_accumulation_steps="2")
+    whole = train(request, workspace)
+    with monkeypatch.context() as patch:
+        signal_at(moment, step, number, patch)
+        with pytest.raises(
+            InterruptedByUser, match=rf"stopped at step {stopped_at} of 12.*--resume"
+        ) as stopped:
+            train(request, workspace)
+    assert stopped.value.signal_number == number
     run_id = str(stopped.value).rsplit(" ", 1)[-1]
-    assert Tracker(workspace).client.get_run(run_id).info.status == "KILLED"
+    client = Tracker(workspace).client
+    assert client.get_run(run_id).info.status == "KILLED"
+    assert latest_checkpoint(workspace.checkpoints / run_id).step == stopped_at
     resumed = train(
         TrainingRequest(dataset=dataset.reference, resume=run_id, cadence=request.cadence), workspace
     )
     assert resumed.run_id == run_id
-    ours = load_tensors(latest_checkpoint(workspace.checkpoints / run_id))
-    theirs = load_tensors(latest_checkpoint(workspace.checkpoints / whole.run_id))
-    assert ours.keys() == theirs.keys()
-    assert all(ours[name].equal(theirs[name]) for name in theirs)
-    history = Tracker(workspace).client.get_metric_history(run_id, "train_loss")
-    assert [point.step for point in history] == list(range(1, 13)), "every point once"
-    expected = Tracker(workspace).client.get_metric_history(whole.run_id, "train_loss")
-    assert [point.value for point in history] == [point.value for point in expected]
+    assert client.get_run(run_id).info.status == "FINISHED"
+    ours, theirs = (latest_checkpoint(workspace.checkpoints / one.run_id) for one in (resumed, whole))
+    assert verified_sha256(ours) == verified_sha256(theirs)
+    assert ours.facts["so_far"] == theirs.facts["so_far"]
+    assert ours.facts["val_loss"] == theirs.facts["val_loss"]
+    for key, points in (("train_loss", range(1, 13)), ("val_loss", range(2, 13, 2))):
+        history, expected = (client.get_metric_history(one.run_id, key) for one in (resumed, whole))
+        assert sorted({(point.step, point.value) for point in history}) == sorted(
+            {(point.step, point.value) for point in expected}
+        )
+        assert {point.step for point in history} == set(points)
+    history = client.get_metric_history(run_id, "train_loss")
+    assert len(history) == 12, "every point once"
 
 
-def train_and_signal(request: TrainingRequest, workspace: Workspace, *, at_step: int) -> None:
-    """Trains, and sends this process SIGTERM when a step's report is logged."""
-    from tasks import tracking
+def signal_at(moment: Moment, step: int, number: signal.Signals, patch: pytest.MonkeyPatch) -> None:
+    """Has this process send itself a signal when a training comes to this moment of this step (from 1)."""
+    owner: Any
+    owner, name = {
+        "logging": (tracking.RunLog, "metrics"),
+        "second part of a step": (training, "gather"),
+        "update": (Optimizers, "step"),
+        "evaluation": (session, "estimate_loss"),
+        "saving": (checkpoints, "_save_tensors"),
+        "sampling": (session.Session, "sample"),
+    }[moment]
+    original = getattr(owner, name)
+    sessions: list[training.Training] = []
+    patch.setattr(training.Training, "__init__", _noting(training.Training.__init__, sessions))
+    calls = list[int]()
 
-    original = tracking.RunLog.metrics
+    def signalling(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        done = sessions[0].step
+        at = done + (1 if moment in ("second part of a step", "update") else 0)
+        if at == step:
+            calls.append(at)
+            if len(calls) == (2 if moment == "second part of a step" else 1):
+                os.kill(os.getpid(), number)
+        return result
 
-    def metrics(self: tracking.RunLog, step: int, values: dict[str, float]) -> None:
-        original(self, step, values)
-        if step == at_step and "train_loss" in values:
-            os.kill(os.getpid(), signal.SIGTERM)
+    patch.setattr(owner, name, signalling)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking.RunLog, "metrics", metrics)
-        train(request, workspace)
+
+def _noting(function: Callable[..., None], made: list[Any]) -> Callable[..., None]:
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        function(self, *args, **kwargs)
+        made.append(self)
+
+    return init
 
 
 def test_a_resumed_run_refuses_another_data_set(
@@ -179,16 +241,100 @@ def test_a_misspelt_setting_is_found_before_any_work() -> None:
         TrainingRequest(preset="giant")
 
 
-def test_a_diverged_run_ends_as_failed(dataset: Dataset, workspace: Workspace) -> None:
-    from model.training import DivergedError
-
-    with pytest.raises(DivergedError):
-        train(
-            tiny_request(dataset, learning_rate="1e30", minimum_learning_rate="1e30", gradient_clip_norm="0"),
-            workspace,
-        )
+def test_a_diverged_run_ends_as_failed_and_names_the_last_good_checkpoint(
+    dataset: Dataset, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wild = tiny_request(dataset, learning_rate="1e30", minimum_learning_rate="1e30", gradient_clip_norm="0")
+    with pytest.raises(
+        DivergedError, match=r"val loss at step 2 is nan; .*; there is no checkpoint from before"
+    ):
+        train(wild, workspace)
+    break_steps(monkeypatch, set(range(7, 30)))
+    with pytest.raises(
+        DivergedError, match=r"10 steps in a row, up to step 16.*good checkpoint is .*step-00000012"
+    ):
+        train(tiny_request(dataset, steps="20"), workspace)
     runs = Tracker(workspace).client.search_runs([Tracker(workspace).experiment_id])
-    assert [run.info.status for run in runs] == ["FAILED"]
+    assert [run.info.status for run in runs] == ["FAILED", "FAILED"]
+
+
+def break_steps(patch: pytest.MonkeyPatch, steps: set[int]) -> None:
+    """The losses of these steps (from 1) are no numbers."""
+    original = training.Training._accumulate_gradients
+
+    def accumulate_gradients(self: training.Training) -> Any:
+        loss = original(self)
+        return loss * math.nan if self.step + 1 in steps else loss
+
+    patch.setattr(training.Training, "_accumulate_gradients", accumulate_gradients)
+
+
+def test_what_was_not_learnt_from_is_named_with_its_documents(
+    dataset: Dataset,
+    workspace: Workspace,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    break_steps(monkeypatch, {5, 7})
+    request = replace(
+        tiny_request(dataset),
+        cadence=Cadence(report_every_steps=6, evaluate_every_steps=12, save_every_steps=12),
+    )
+    trained = train(request, workspace)
+    assert trained.skipped_updates == 2
+    assert "step 5 was not learnt from: loss nan" in capsys.readouterr().err
+    client = Tracker(workspace).client
+    points = client.get_metric_history(trained.run_id, "skipped_updates")
+    assert [(point.step, point.value) for point in points] == [(6, 1), (12, 2)]
+    paths = {one.path for one in client.list_artifacts(trained.run_id, "skipped")}
+    assert paths == {"skipped/step-00000005.json", "skipped/step-00000007.json"}
+    told = json.loads(
+        Path(client.download_artifacts(trained.run_id, "skipped/step-00000005.json")).read_text()
+    )
+    assert told["train_loss"] == "nan"
+    order = DataOrder(
+        dataset_digest=dataset.manifest.digest,
+        seed=1337,
+        tokens=dataset.manifest.train.tokens,
+        block_size=16,
+        batch_size=4,
+    )
+    assert told["windows"] == order.window_starts(4).tolist()
+    places = {offset for start in told["windows"] for offset in range(start, start + 17)}
+    expected = {trace_token(dataset, "train", offset).sha256 for offset in places}
+    assert {document["sha256"] for document in told["documents"]} == expected
+
+
+def test_a_training_stops_when_its_patience_is_out_and_stays_so(
+    dataset: Dataset, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter([5.0, 4.0, 4.5, 4.2, 4.0, 3.0])
+    monkeypatch.setattr(session, "estimate_loss", lambda *args, **kwargs: next(losses))
+    request = tiny_request(dataset, patience="3")
+    trained = train(request, workspace)
+    assert (trained.steps, trained.ran_out_of_patience) == (10, True)
+    assert latest_checkpoint(workspace.checkpoints / trained.run_id).step == 10
+    assert find_model(trained.run_id, workspace).path.name == "step-00000004", "the best"
+    assert Tracker(workspace).client.get_run(trained.run_id).info.status == "FINISHED"
+    resume = TrainingRequest(dataset=dataset.reference, resume=trained.run_id, cadence=request.cadence)
+    assert train(resume, workspace).steps == 10
+
+
+def test_throughput_goes_on_where_it_was(
+    dataset: Dataset, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        signal_at("logging", 6, signal.SIGTERM, patch)
+        with pytest.raises(InterruptedByUser) as stopped:
+            train(tiny_request(dataset), workspace)
+    run_id = str(stopped.value).rsplit(" ", 1)[-1]
+    before = latest_checkpoint(workspace.checkpoints / run_id).facts["throughput"]
+    assert before["tokens"] == 5 * 4 * 16, "the first look of a sitting is warm-up"
+    cadence = tiny_request(dataset).cadence
+    trained = train(TrainingRequest(dataset=dataset.reference, resume=run_id, cadence=cadence), workspace)
+    after = latest_checkpoint(workspace.checkpoints / run_id).facts["throughput"]
+    assert after["tokens"] == before["tokens"] + 5 * 4 * 16
+    assert trained.tokens_per_second == after["tokens"] / after["seconds"]
 
 
 def test_a_trained_model_is_evaluated_registered_found_and_writes(

@@ -1,0 +1,66 @@
+"""Owns the decision, before each update, whether it may be made: on the device, so that the loop need not wait for it."""
+
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+from torch import Tensor
+
+WINDOW_STEPS: Final = 128
+SKIPS_THAT_ARE_DIVERGENCE: Final = 10  # in a row
+
+
+class Guard:
+    """Looks at a step's loss and gradient norm, and says whether its update must be left out.
+
+    It must if one of them is no finite number, or a spike: further above the mean of the last WINDOW_STEPS than `deviations`
+    times their standard deviation, as in OLMo 2 (arXiv:2501.00656, section 3.1; OLMo-core's SkipStepOptimizer). A spike enters
+    the window cut down to that limit, so that one outlier does not blind the guard to the next. There are no spikes before half
+    a window was seen, nor with `deviations` 0.
+
+    What it knows is in tensors, `tensors()`, and belongs to what a training goes on from.
+    """
+
+    def __init__(self, deviations: float, device: torch.device) -> None:
+        self._deviations = deviations
+        self._losses = torch.zeros(WINDOW_STEPS, device=device)
+        self._gradient_norms = torch.zeros(WINDOW_STEPS, device=device)
+        self._seen = torch.zeros((), dtype=torch.int64, device=device)  # steps with finite numbers
+        self._skips = torch.zeros((), dtype=torch.int64, device=device)
+        self._places = torch.arange(WINDOW_STEPS, device=device)
+
+    def skips(self, loss: Tensor, gradient_norm: Tensor) -> Tensor:
+        """Both 0-d, of this step -> int64 0-d: how many updates in a row must be left out by now; 0 if this one may be made."""
+        is_finite = loss.isfinite() & gradient_norm.isfinite()
+        is_spike = torch.zeros_like(is_finite)
+        here = self._places == self._seen % WINDOW_STEPS
+        for value, window in ((loss, self._losses), (gradient_norm, self._gradient_norms)):
+            limit = self._limit(window)
+            is_spike |= value > limit
+            window.copy_(torch.where(here & is_finite, torch.minimum(value, limit), window))
+        self._seen += is_finite
+        self._skips.copy_((self._skips + 1) * (~is_finite | is_spike))
+        return self._skips.clone()
+
+    def _limit(self, window: Tensor) -> Tensor:
+        """0-d: what is above it is a spike."""
+        count = self._seen.clamp(max=WINDOW_STEPS)
+        is_filled = self._places < count
+        mean = (window * is_filled).sum() / count
+        variance = ((window - mean).square() * is_filled).sum() / (count - 1)
+        is_judging = (self._seen >= WINDOW_STEPS // 2) & (self._deviations > 0)
+        return torch.where(is_judging, mean + self._deviations * variance.sqrt(), torch.inf)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it knows, by name."""
+        return {
+            "guard.losses": self._losses,
+            "guard.gradient_norms": self._gradient_norms,
+            "guard.seen": self._seen,
+            "guard.skips": self._skips,
+        }
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Goes on from what `tensors()` gave."""
+        for name, tensor in self.tensors().items():
+            tensor.copy_(tensors[name])

@@ -1,0 +1,262 @@
+"""One training on its way: the loop's state, what is known about it so far, and how it is saved and told to MLflow."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
+
+from model.config import Recipe, recipe_from_dict, recipe_to_dict
+from model.device import device_name
+from model.evaluation import estimate_loss
+from model.flops import utilisation
+from model.network import parameter_count
+from model.training import DivergedError, StepReport, Training, TrainingState, skipped_of
+from storage.checkpoints import (
+    Checkpoint,
+    latest_checkpoint,
+    list_checkpoints,
+    load_tensors,
+    remove_checkpoint,
+    save_checkpoint,
+    with_facts,
+)
+from storage.datasets import find_dataset, refuse_damaged
+from storage.files import remove_partials
+from storage.workspace import Workspace
+from tasks.engine import root_flow_run_id, run_links
+from tasks.loading import LoadedModel, best_of
+from tasks.skipped import skipped_step
+from tasks.throughput import Throughput
+from tasks.tokenizers import load_tokenizer
+from tasks.tracking import RunLog, Tracker
+from tasks.training_request import TrainingRequest
+
+SAMPLE_CHARACTERS = 300
+CHECKED_BLOCKS = 4  # of 64 MiB, of each token file: a quarter of a second
+
+
+@dataclass(slots=True, kw_only=True)
+class SoFar:
+    """What is known of a training over all its sittings; saved with each checkpoint. Losses in nats per token."""
+
+    train_loss: float | None = None  # of the last step that was looked at, and whose update was made
+    best_val_loss: float | None = None
+    worse_evaluations: int = 0  # in a row, up to now, with no better val loss
+    skipped_updates: int = 0
+
+
+class Session:
+    """A training, from its first weights or from a checkpoint, and its run in MLflow.
+
+    `is_owed_a_val_loss`: one was due at the step of the checkpoint that it went on from, and there was no time for it.
+    """
+
+    def __init__(self, request: TrainingRequest, workspace: Workspace) -> None:
+        self.dataset = find_dataset(workspace.datasets, request.dataset)
+        refuse_damaged(self.dataset, blocks=None if request.check_all_data else CHECKED_BLOCKS)
+        self.tokenizer = load_tokenizer(self.dataset.tokenizer_json())
+        self.tracker = Tracker(workspace)
+        run_id = request.resume or self._earlier_try(request, workspace)
+        resumed = latest_checkpoint(workspace.checkpoints / run_id) if run_id else None
+        self.recipe = self._recipe(request, resumed)
+        self.cadence = request.cadence.of(self.recipe.training.steps)
+        self.training = Training(
+            self.recipe, self.dataset.token_file("train").open(), dataset_digest=self.dataset.manifest.digest
+        )
+        self.val_tokens = self.dataset.token_file("val").open()
+        self.so_far, self.throughput, self.is_owed_a_val_loss = SoFar(), Throughput(), False
+        if resumed:
+            self._go_on_from(resumed)
+        self.run = self.tracker.resume_run(run_id, run_links()) if run_id else self._new_run(request)
+        self.folder = workspace.checkpoints / self.run.run_id
+        remove_partials(self.folder)  # of a save that was killed, if the run is resumed
+
+    def _earlier_try(self, request: TrainingRequest, workspace: Workspace) -> str | None:
+        """The run of an earlier try of the same Prefect flow run, if it can go on: so that a retry trains no second model."""
+        flow_run_id = root_flow_run_id()
+        asked = recipe_to_dict(request.recipe(vocabulary_size=self.tokenizer.vocabulary_size))
+        for run_id in self.tracker.unfinished_runs(flow_run_id) if flow_run_id else []:
+            found = list_checkpoints(workspace.checkpoints / run_id)
+            if found and found[-1].facts["recipe"] == asked:
+                return run_id
+        return None
+
+    def _recipe(self, request: TrainingRequest, resumed: Checkpoint | None) -> Recipe:
+        if resumed is None:
+            return request.recipe(vocabulary_size=self.tokenizer.vocabulary_size)
+        trained_on = resumed.facts["dataset_digest"]
+        if trained_on != self.dataset.manifest.digest:
+            raise ValueError(
+                f"run {request.resume} was trained on data set {trained_on}, not on {self.dataset.reference}; "
+                "resume it with its own"
+            )
+        return recipe_from_dict(resumed.facts["recipe"])
+
+    def _go_on_from(self, checkpoint: Checkpoint) -> None:
+        self.training.load(TrainingState(step=checkpoint.step, tensors=load_tensors(checkpoint)))
+        # Version 0.1.0 told the train loss, and none of the rest.
+        self.so_far = SoFar(
+            **checkpoint.facts.get("so_far", {"train_loss": checkpoint.facts.get("train_loss")})
+        )
+        self.throughput = Throughput(**checkpoint.facts.get("throughput", {}))
+        self.is_owed_a_val_loss = checkpoint.facts["val_loss"] is None and self.is_due_a_val_loss
+
+    def _new_run(self, request: TrainingRequest) -> RunLog:
+        depth = "" if request.depth is None else f"-{request.depth}"
+        name = f"{request.chosen_preset}{depth}-{self.dataset.manifest.name}"
+        parameters = {
+            f"{part}.{key}": value
+            for part, fields in recipe_to_dict(self.recipe).items()
+            for key, value in fields.items()
+        }
+        facts = {
+            "dataset": self.dataset.reference,
+            "parameters": parameter_count(self.training.network),
+            "device": self.training.device.type,
+            "precision_used": self.training.precision,
+        }
+        return self.tracker.start_run(name, self.dataset, parameters | facts, run_links())
+
+    @property
+    def is_due_a_val_loss(self) -> bool:
+        """Whether the cadence, or the end, asks for one at this step."""
+        step = self.training.step
+        return step > 0 and (step % self.cadence.evaluate_every_steps == 0 or self._is_at_save(step))
+
+    @property
+    def is_due_a_checkpoint(self) -> bool:
+        """Whether the cadence, or the end, asks for one at this step."""
+        return self.training.step > 0 and self._is_at_save(self.training.step)
+
+    def _is_at_save(self, step: int) -> bool:
+        return step % self.cadence.save_every_steps == 0 or step == self.recipe.training.steps
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is no more to do: all steps are made, or patience has run out, and what came of it is saved."""
+        is_at_end = self.training.step == self.recipe.training.steps or self.is_out_of_patience
+        return is_at_end and self.is_saved
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether so many val losses in a row were no better than the best that it is time to stop."""
+        patience = self.recipe.training.patience
+        return 0 < patience <= self.so_far.worse_evaluations
+
+    def look_at(self, reports: Sequence[StepReport]) -> None:
+        """Reads the steps since the last look, and tells MLflow. DivergedError if there is no going on."""
+        for skipped in skipped_of(reports):
+            self.so_far.skipped_updates += 1
+            told = skipped_step(skipped, self.training.order, self.dataset)
+            self.run.text(json.dumps(told, indent=1), f"skipped/step-{skipped.step:08d}.json")
+            print(
+                f"step {skipped.step:,} was not learnt from: loss {told['train_loss']}, gradient norm "
+                f"{told['gradient_norm']}; its windows and documents are in MLflow under skipped/",
+                file=sys.stderr,
+            )
+        report = reports[-1]
+        loss = report.train_loss
+        tokens_a_step = self.recipe.training.batch_size * self.recipe.network.block_size
+        self.throughput.count(len(reports) * tokens_a_step)
+        if math.isfinite(loss):
+            self.so_far.train_loss = loss
+        used = self.utilisation
+        points = {
+            "train_loss": loss,
+            "learning_rate": report.learning_rate,
+            "gradient_norm": report.gradient_norm,
+            "tokens": report.tokens,
+            "epoch": report.epoch,
+            "tokens_per_second": self.throughput.tokens_per_second,
+            "skipped_updates": self.so_far.skipped_updates,
+        }
+        self.run.metrics(report.step, points if used is None else points | {"mfu": used})
+
+    @property
+    def utilisation(self) -> float | None:
+        """MFU so far, or None of a device that is not known."""
+        name = device_name(self.training.device)
+        return utilisation(self.throughput.tokens_per_second, self.recipe.network, name)
+
+    def evaluate(self) -> float:
+        """Nats per token on a fixed, evenly spaced sample of val windows. DivergedError if that is no finite number."""
+        loss = estimate_loss(self.training.network, self.val_tokens, precision=self.training.precision)
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"the val loss at step {self.training.step:,} is {loss}; start anew with training.learning_rate below "
+                f"{self.recipe.training.learning_rate:g}"
+            )
+        self.run.metrics(self.training.step, {"val_loss": loss})
+        if self.so_far.best_val_loss is None or loss < self.so_far.best_val_loss:
+            self.so_far.best_val_loss, self.so_far.worse_evaluations = loss, 0
+        else:
+            self.so_far.worse_evaluations += 1
+        return loss
+
+    def save(self, val_loss: float | None) -> None:
+        """A checkpoint of this step in the workspace and in MLflow; old ones go. Beside it, if there is a val loss, a sample.
+
+        Without one there is haste: the training was asked to stop.
+        """
+        self.run.flush()  # a training that goes on from here finds the points that lead to it
+        state = self.training.state()
+        checkpoint = save_checkpoint(
+            self.folder,
+            step=state.step,
+            tensors=state.tensors,
+            facts=self._facts(val_loss),
+            tokenizer_json=self.dataset.tokenizer_json(),
+        )
+        if (
+            checkpoint.facts["val_loss"] != val_loss
+        ):  # it was saved in haste, and the val loss is known by now
+            checkpoint = with_facts(checkpoint, self._facts(val_loss))
+            self.run.forget_checkpoint(checkpoint.step)
+        self.run.checkpoint(checkpoint, {} if val_loss is None else {"val_loss": val_loss}, self.dataset)
+        if val_loss is not None:
+            self.run.text(self.sample(checkpoint), f"samples/{checkpoint.path.name}.txt")
+        best = self.best_checkpoint()
+        for old in list_checkpoints(self.folder)[: -self.cadence.keep_last]:
+            if old.path != best.path:
+                self.run.forget_checkpoint(old.step)
+                remove_checkpoint(old)
+
+    def best_checkpoint(self) -> Checkpoint:
+        """The best of the checkpoints that are kept."""
+        return best_of(list_checkpoints(self.folder))
+
+    @property
+    def is_saved(self) -> bool:
+        """Whether there is a checkpoint of this step."""
+        return any(checkpoint.step == self.training.step for checkpoint in list_checkpoints(self.folder))
+
+    def sample(self, checkpoint: Checkpoint) -> str:
+        """A new document, as the network would write it now."""
+        loaded = LoadedModel(
+            checkpoint=checkpoint, recipe=self.recipe, network=self.training.network, tokenizer=self.tokenizer
+        )
+        return "".join(loaded.write("", tokens=SAMPLE_CHARACTERS))
+
+    def way_back(self) -> str:
+        """Where the last checkpoint is from before all was lost, for a person."""
+        found = list_checkpoints(self.folder)
+        if not found:
+            return "there is no checkpoint from before"
+        return f"the last good checkpoint is {found[-1].path}"
+
+    def _facts(self, val_loss: float | None) -> dict[str, Any]:
+        return {
+            "run_id": self.run.run_id,
+            "recipe": recipe_to_dict(self.recipe),
+            "dataset": self.dataset.reference,
+            "dataset_digest": self.dataset.manifest.digest,
+            "tokenizer_fingerprint": self.dataset.manifest.tokenizer_fingerprint,
+            "val_loss": val_loss,
+            "so_far": asdict(self.so_far),
+            "throughput": {"tokens": self.throughput.tokens, "seconds": self.throughput.seconds},
+            "torch": version("torch"),
+            "brickroad": version("brickroad"),
+        }
