@@ -30,6 +30,9 @@ static inline int character_at(const uint8_t *text, int64_t left, uint32_t *code
             return 0;
         value = value << 6 | (text[place] & 0x3F);
     }
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    if (value < least[size]) /* spelt longer than it need be: no UTF-8 */
+        return 0;
     *code_point = value;
     return size;
 }

@@ -123,7 +123,7 @@ def test_many_threads_may_encode_at_once() -> None:
             assert list(found) == expected
 
 
-@pytest.mark.parametrize("broken", [b"\x80", b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"\xf8\x88\x80\x80\x80", b"\xc3\xc3", b"\xff", b"\xf7\xbf\xbf\xbf"])  # fmt: skip
+@pytest.mark.parametrize("broken", [b"\x80", b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"\xf8\x88\x80\x80\x80", b"\xc3\xc3", b"\xff", b"\xf7\xbf\xbf\xbf", b"\xc0\x80", b"\xe0\x9f\xbf", b"\xf0\x8f\xbf\xbf"])  # fmt: skip
 @pytest.mark.parametrize("size", [0, 1, 15, 60, 61, 62, 63, 64, 200])
 def test_what_is_no_utf8_is_refused_and_the_next_text_is_not_hurt(size: int, broken: bytes) -> None:
     tokenizer = BpeTokenizer.from_json(tokenizer_json([("a", "b")]))
