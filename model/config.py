@@ -18,6 +18,7 @@ DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "stable"]
+Parallelism = Literal["replicated", "sharded"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +87,8 @@ class TrainingConfig:
     optimizer: OptimizerName = "adamw"
     matrix_learning_rate: float = 0.02  # Muon's, for the matrices of the blocks
     matrix_momentum: float = 0.95
-    spike_deviations: float = (
-        6.0  # a loss or gradient so far above those before is not learnt from; 0: all are
-    )
+    parallelism: Parallelism = "replicated"  # of several processes; of one there is none
+    spike_deviations: float = 6.0  # above those before, from which on a step is not learnt from; 0: all are
     patience: int = 0  # val losses in a row without a better one, after which to stop; 0: none
 
     def __post_init__(self) -> None:
@@ -327,6 +327,7 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
 _SINCE_0_1_0: Final = {
     "norm_kind", "positions", "query_key_norm", "logit_soft_cap",
     "schedule", "decay_share", "optimizer", "matrix_learning_rate", "matrix_momentum", "spike_deviations", "patience",
+    "parallelism",
 }  # fmt: skip
 _PARTS: Final[Mapping[str, type]] = {"network": NetworkConfig, "training": TrainingConfig}
 

@@ -58,8 +58,8 @@ def autocast(device: torch.device, precision: ChosenPrecision) -> torch.autocast
 
 
 @contextlib.contextmanager
-def random_numbers_of(device: torch.device, seed: int, step: int) -> Iterator[None]:
-    """Inside, random numbers are a function of (seed, step); outside, the global generators go on untouched.
+def random_numbers_of(device: torch.device, seed: int, step: int, rank: int = 0) -> Iterator[None]:
+    """Inside, random numbers are a function of (seed, step, rank); outside, the global generators go on untouched.
 
     Dropout draws from the global generators and takes no other, hence seed and restore.
     """
@@ -69,7 +69,9 @@ def random_numbers_of(device: torch.device, seed: int, step: int) -> Iterator[No
     elif device.type == "mps":
         generators.append(torch.mps._get_default_mps_generator())
     before = [generator.get_state() for generator in generators]
-    mixed = int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0])
+    mixed = int(
+        np.random.SeedSequence([seed, step, rank] if rank else [seed, step]).generate_state(1, np.uint64)[0]
+    )
     for generator in generators:
         generator.manual_seed(mixed % 2**63)
     try:

@@ -11,6 +11,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from model.ranks import part_of, whole
+
 #: Of the quintic that is applied to the singular values, to bring each near 1.
 COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)
 ITERATIONS: Final = 5
@@ -60,9 +62,11 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])
         rows, columns = parameters[0].shape
-        steps = orthogonal(torch.stack(ahead)).float() * (kept * (-rate * math.sqrt(max(1, rows / columns))))
+        together = orthogonal(torch.stack([whole(one) for one in ahead])).float()
+        steps = together * (kept * (-rate * math.sqrt(max(1, rows / columns))))
         torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"] * kept)
-        torch._foreach_add_(parameters, list(steps.unbind()))
+        mine = [part_of(step, like=parameter) for step, parameter in zip(steps, parameters, strict=True)]
+        torch._foreach_add_(parameters, mine)
 
     def _momentum_buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]

@@ -13,6 +13,7 @@ from model.attention import Rotary
 from model.blocks import Block
 from model.config import NetworkConfig
 from model.norms import norm_of
+from model.ranks import part_of
 
 INITIAL_DEVIATION: Final = 0.02  # GPT-2's, for every matrix
 
@@ -118,7 +119,9 @@ def load_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copies the tensors named "network.…" into a network, all or nothing. ValueError as in `network_from`."""
     given = {name: tensor for name, tensor in tensors.items() if name.startswith("network.")}
     check_tensors(given, {f"network.{name}": tensor for name, tensor in network.state_dict().items()})
-    network.load_state_dict({name.removeprefix("network."): tensor for name, tensor in given.items()})
+    with torch.no_grad():
+        for name, own in network.state_dict().items():
+            own.copy_(part_of(given[f"network.{name}"].to(own.device), like=own))
 
 
 def check_tensors(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from model.config import TrainingConfig
 from model.muon import Muon
+from model.ranks import part_of
 
 #: What each keeps of a weight, beside it.
 _PARTS: Final[Mapping[type[torch.optim.Optimizer], tuple[str, ...]]] = {
@@ -78,15 +79,15 @@ class Optimizers:
         }
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Goes on from what `tensors()` gave; from none of them, as before the first step."""
+        """Goes on from what `tensors()` gave, put together; from none of them, as before the first step."""
         for optimizer in self._optimizers:
             kept = {
                 index: {
-                    part: tensors[f"optimizer.{name}.{part}"].clone()
+                    part: part_of(tensor.clone(), like=tensor if part == "step" else parameter)
                     for part in _PARTS[type(optimizer)]
-                    if f"optimizer.{name}.{part}" in tensors
+                    if (tensor := tensors.get(f"optimizer.{name}.{part}")) is not None
                 }
-                for index, (name, _) in enumerate(_named(optimizer))
+                for index, (name, parameter) in enumerate(_named(optimizer))
             }
             state = {index: parts for index, parts in kept.items() if parts}
             groups = optimizer.state_dict()["param_groups"]

@@ -1,12 +1,12 @@
 """Owns training: a loop that yields a report each step, and a state from which it goes on to the bit."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from model.batches import gather
 from model.config import Recipe
@@ -15,6 +15,7 @@ from model.guard import SKIPS_THAT_ARE_DIVERGENCE, Guard
 from model.network import build_network, check_tensors, load_tensors
 from model.optimizers import Optimizers, learning_rate_share_at
 from model.order import DataOrder
+from model.ranks import ALONE, Ranks, whole
 from model.tokenizer import TokenArray
 
 
@@ -84,13 +85,17 @@ class Training:
     random number is a function of (seed, step), so neither what the caller does in between nor a restart from
     `state()` changes a bit of the outcome on one device.
 
-    `train_tokens` is 1-D, usually a memmap. ValueError if it is shorter than two windows or has ids beyond the
-    vocabulary (when they are met).
+    `train_tokens` is 1-D, usually a memmap. Of several `ranks` each has a training of its own, with the same arguments, and
+    calls alike whatever is called here; the loss, the weights and the state are those of all together. ValueError if the
+    tokens are fewer than two windows, have ids beyond the vocabulary (when they are met), or a batch cannot be dealt out.
     """
 
-    def __init__(self, recipe: Recipe, train_tokens: TokenArray, *, dataset_digest: str) -> None:
+    def __init__(
+        self, recipe: Recipe, train_tokens: TokenArray, *, dataset_digest: str, ranks: Ranks = ALONE
+    ) -> None:
         config = recipe.training
         self.recipe = recipe
+        self.ranks = ranks
         self.step = 0
         self.order = DataOrder(
             dataset_digest=dataset_digest,
@@ -99,9 +104,11 @@ class Training:
             block_size=recipe.network.block_size,
             batch_size=config.batch_size,
         )
+        ranks.share(self.order.window_starts(0), config.gradient_accumulation_steps)  # or a ValueError
         self.device = choose_device(config.device)
         self.precision = choose_precision(self.device, config.precision, network=recipe.network)
         self.network = build_network(recipe.network, seed=config.seed).to(self.device)
+        self._replica = ranks.distribute(self.network, config.parallelism)
         self._optimizers = Optimizers(self.network, config)
         self._guard = Guard(config.spike_deviations, self.device)
         self._train_tokens = train_tokens
@@ -114,7 +121,7 @@ class Training:
         """Trains from `self.step` to the recipe's last step, one report a step."""
         while self.step < self.recipe.training.steps:
             self.network.train()
-            with random_numbers_of(self.device, self.recipe.training.seed, self.step):
+            with random_numbers_of(self.device, self.recipe.training.seed, self.step, self.ranks.rank):
                 report = self._take_step()
             yield report
 
@@ -123,9 +130,10 @@ class Training:
         share = learning_rate_share_at(self.step, config)
         self.may_be_broken_off = True
         loss = self._accumulate_gradients()
-        gradient_norm = torch.nn.utils.clip_grad_norm_(
-            self.network.parameters(), config.gradient_clip_norm or math.inf
-        )
+        parameters = list(self.network.parameters())
+        gradient_norm = whole(get_total_norm([one.grad for one in parameters if one.grad is not None]))
+        if config.gradient_clip_norm:
+            clip_grads_with_norm_(parameters, config.gradient_clip_norm, gradient_norm)
         self.may_be_broken_off = False
         skips = self._guard.skips(loss, gradient_norm)
         self._optimizers.step(share, is_skipped=skips > 0)
@@ -145,7 +153,8 @@ class Training:
         parts = self.recipe.training.gradient_accumulation_steps
         total = torch.zeros((), device=self.device)
         # Parts of equal size: the mean of their means is the mean of the whole batch.
-        for starts in self.order.window_starts(self.step).reshape(parts, -1):
+        shares = self.ranks.share(self.order.window_starts(self.step), parts)
+        for part, starts in enumerate(shares, start=1):
             inputs, targets = gather(
                 self._train_tokens,
                 starts,
@@ -153,20 +162,21 @@ class Training:
                 vocabulary_size=self.recipe.network.vocabulary_size,
                 device=self.device,
             )
-            with autocast(self.device, self.precision):
-                logits = self.network(inputs)
-                loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten()) / parts
-            torch.autograd.backward(loss)
+            with self._replica.averaging(is_last_part=part == parts):
+                with autocast(self.device, self.precision):
+                    logits = self._replica(inputs)
+                    loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten()) / parts
+                torch.autograd.backward(loss)
             total += loss.detach()
-        return total
+        return self.ranks.mean(total)
 
     def state(self) -> TrainingState:
-        """A copy of where the training stands; steps taken afterwards do not change it."""
+        """A copy of where the training stands, on the first rank; steps taken afterwards do not change it."""
         tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
         tensors |= self._optimizers.tensors() | self._guard.tensors()
         return TrainingState(
             step=self.step,
-            tensors={name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors.items()},
+            tensors={name: whole(tensor.detach()).to("cpu", copy=True) for name, tensor in tensors.items()},
         )
 
     def load(self, state: TrainingState) -> None:

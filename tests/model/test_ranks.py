@@ -1,0 +1,126 @@
+"""Several processes make the step of one: replicated or sharded, whatever the parts, and from one another's states."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from model.config import NetworkConfig, Parallelism, Recipe, TrainingConfig, recipe_to_dict
+from model.evaluation import estimate_loss
+from model.ranks import ALONE, Ranks
+from model.training import Training
+
+#: Of losses about 3.7 in float32, since sums are made in another order. Muon rounds to bfloat16 on its way.
+TOLERANCES = {"adamw": 2e-5, "muon": 5e-4}
+
+RECIPE = Recipe(
+    network=NetworkConfig(vocabulary_size=40, block_size=16, layers=2, heads=2, width=32),
+    training=TrainingConfig(
+        steps=12,
+        batch_size=8,
+        gradient_accumulation_steps=2,
+        warmup_steps=3,
+        device="cpu",
+        precision="float32",
+    ),
+)
+MODERN = Recipe(
+    network=replace(
+        RECIPE.network, norm_kind="rms", positions="rotary", query_key_norm=True, activation="relu_squared",
+        tied_head=False, logit_soft_cap=15.0,
+    ),
+    training=replace(RECIPE.training, optimizer="muon", schedule="stable", gradient_accumulation_steps=1),
+)  # fmt: skip
+TOKENS = np.random.default_rng(0).integers(0, 40, 3_000).astype(np.uint16)
+
+
+def trained_by(
+    ranks: int, recipe: Recipe, folder: Path, *, until: int = 12, state: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """What a training by so many processes came to, from a state if there is one."""
+    asked, told, saved = folder / "asked", folder / "told", folder / "state"
+    if state:
+        torch.save({"step": state["step"]} | state["tensors"], saved)
+    asked.write_text(
+        json.dumps(
+            {
+                "recipe": recipe_to_dict(recipe),
+                "tokens": TOKENS.tolist(),
+                "until": until,
+                "state": str(saved) if state else None,
+            }
+        )
+    )
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
+    root = Path(__file__).parents[2]
+    subprocess.run(
+        [*launch, root / "tests" / "rank_losses.py", asked, told],
+        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        check=True,
+    )
+    found: dict[str, Any] = torch.load(told, weights_only=True)
+    return found
+
+
+def trained_alone(recipe: Recipe) -> dict[str, Any]:
+    training = Training(recipe, TOKENS, dataset_digest="digest")
+    reports = [(report.train_loss, report.gradient_norm) for report in training.steps()]
+    val_loss = estimate_loss(training.network, TOKENS, windows=8)
+    return {"reports": reports, "val_loss": val_loss, "step": 12, "tensors": training.state().tensors}
+
+
+def assert_same(
+    found: dict[str, Any], expected: dict[str, Any], recipe: Recipe, *, first_step: int = 0
+) -> None:
+    tolerance = TOLERANCES[recipe.training.optimizer]
+    assert found["step"] == expected["step"]
+    for our_report, their_report in zip(found["reports"], expected["reports"][first_step:], strict=True):
+        assert our_report == pytest.approx(their_report, abs=tolerance)
+    assert found["val_loss"] == pytest.approx(expected["val_loss"], abs=tolerance)
+    assert found["tensors"].keys() == expected["tensors"].keys()
+    for name, tensor in expected["tensors"].items():
+        assert (found["tensors"][name] - tensor).abs().max() < 100 * tolerance, name
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, MODERN], ids=["adamw, parts", "muon"])
+@pytest.mark.parametrize(("ranks", "parallelism"), [(2, "replicated"), (2, "sharded"), (4, "replicated")])
+def test_several_processes_make_the_steps_of_one_and_go_on_from_one_another(
+    recipe: Recipe, ranks: int, parallelism: Parallelism, tmp_path: Path
+) -> None:
+    recipe = replace(recipe, training=replace(recipe.training, parallelism=parallelism))
+    expected = trained_alone(recipe)
+    if ranks == 4:
+        return assert_same(trained_by(ranks, recipe, tmp_path), expected, recipe)
+    half = trained_by(ranks, recipe, tmp_path, until=6)
+    assert half["step"] == 6
+    assert_same(trained_by(ranks, recipe, tmp_path, state=half), expected, recipe, first_step=6)
+
+
+def test_the_windows_of_all_ranks_are_the_batch_whatever_their_number_and_the_parts() -> None:
+    windows = np.arange(24)
+    for size in (1, 2, 3, 4):
+        for parts in (1, 2):
+            shares = [Ranks(rank=rank, size=size).share(windows, parts) for rank in range(size)]
+            assert all(share.shape == (parts, 24 // parts // size) for share in shares)
+            for part, whole in enumerate(windows.reshape(parts, -1)):
+                assert np.concatenate([share[part] for share in shares]).tolist() == whole.tolist()
+
+
+def test_a_batch_that_cannot_be_dealt_out_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"batch_size 8 is not a multiple of 3 processes times .*_steps 2"):
+        Training(RECIPE, TOKENS, dataset_digest="digest", ranks=Ranks(rank=0, size=3))
+
+
+def test_alone_nobody_is_asked() -> None:
+    assert ALONE.is_first
+    assert ALONE.any(True)
+    assert not ALONE.any(False)
+    assert ALONE.from_first("a") == "a"
+    assert ALONE.mean(torch.tensor(2.0)) == 2.0

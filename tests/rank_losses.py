@@ -1,0 +1,39 @@
+"""One rank of a training in tests: `torchrun rank_losses.py ASKED TOLD`. Losses, gradient norms and the state go to a file."""
+
+import json
+import sys
+
+import numpy as np
+import torch
+
+from model.config import recipe_from_dict
+from model.evaluation import estimate_loss
+from model.generation import generate
+from model.ranks import joined_ranks
+from model.training import Training, TrainingState
+
+
+def main() -> None:
+    asked = json.load(open(sys.argv[1]))
+    tokens = np.array(asked["tokens"], np.uint16)
+    with joined_ranks() as ranks:
+        recipe = recipe_from_dict(asked["recipe"])
+        training = Training(recipe, tokens, dataset_digest="digest", ranks=ranks)
+        if asked["state"]:
+            loaded = torch.load(asked["state"], weights_only=True)
+            training.load(TrainingState(step=loaded.pop("step"), tensors=loaded))
+        reports = []
+        for report in training.steps():
+            reports.append((report.train_loss, report.gradient_norm))
+            if report.step == asked["until"]:
+                break
+        val_loss = estimate_loss(training.network, tokens, windows=8)
+        written = list(generate(training.network, [1, 2], tokens=5, seed=0))
+        assert len(set(ranks.all_of((val_loss, *written)))) == 1, "all ranks come to the same"
+        state = training.state()
+        if ranks.is_first:
+            facts = {"reports": reports, "val_loss": val_loss, "step": state.step, "tensors": state.tensors}
+            torch.save(facts, sys.argv[2])
+
+
+main()
