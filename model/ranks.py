@@ -137,14 +137,21 @@ class _Sharded(Replica):
 
 
 @contextlib.contextmanager
-def joined_ranks() -> Iterator[Ranks]:
-    """This process as one of those that `torchrun`, or what sets the same variables, has started; and its GPU, if it has one."""
+def joined_ranks(rendezvous: str = "env://") -> Iterator[Ranks]:
+    """This process as one of several, by the variables RANK, WORLD_SIZE and LOCAL_RANK that `torchrun` sets too; and its GPU.
+
+    `rendezvous` is where they meet: "env://" is MASTER_ADDR and MASTER_PORT; others are "tcp://host:port" and "file:///path".
+    """
+    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    backend = "gloo"
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, timeout=TIMEOUT)
+        torch.cuda.set_device(local_rank)
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(
+        backend, init_method=rendezvous, rank=rank, world_size=size, timeout=TIMEOUT
+    )
     try:
-        yield Ranks(rank=distributed.get_rank(), size=distributed.get_world_size())
+        yield Ranks(rank=rank, size=size)
     finally:
         distributed.destroy_process_group()
 

@@ -1,4 +1,4 @@
-"""One rank of a training in tests: `torchrun rank_losses.py ASKED TOLD`. Losses, gradient norms and the state go to a file."""
+"""One rank of a training in tests: `rank_losses.py ASKED TOLD RENDEZVOUS`. Losses, gradient norms and the state go to a file."""
 
 import json
 import sys
@@ -16,7 +16,7 @@ from model.training import Training, TrainingState
 def main() -> None:
     asked = json.load(open(sys.argv[1]))
     tokens = np.array(asked["tokens"], np.uint16)
-    with joined_ranks() as ranks:
+    with joined_ranks(sys.argv[3]) as ranks:
         recipe = recipe_from_dict(asked["recipe"])
         training = Training(recipe, tokens, dataset_digest="digest", ranks=ranks)
         if asked["state"]:

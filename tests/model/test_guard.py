@@ -32,8 +32,8 @@ def test_what_is_no_finite_number_is_left_out_from_the_first_step_on(value: floa
 def test_a_spike_of_either_is_left_out(steps: int) -> None:
     assert skips(seasoned(steps), 3.5) == 0
     assert skips(seasoned(steps), 3.9) == 1
-    assert skips(seasoned(steps), 3.0, 1.05) == 0
-    assert skips(seasoned(steps), 3.0, 1.09) == 1
+    assert skips(seasoned(steps), 3.0, 1.09) == 0
+    assert skips(seasoned(steps), 3.0, 1.15) == 1
     assert skips(seasoned(steps), 0.1, 0.001) == 0, "below is no spike"
 
 

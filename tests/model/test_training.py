@@ -147,7 +147,7 @@ def test_a_state_names_every_tensor_once_and_is_a_copy() -> None:
     expected |= {
         f"optimizer.{name}.{part}" for name in parameters for part in ("step", "exp_avg", "exp_avg_sq")
     }
-    expected |= {f"guard.{part}" for part in ("losses", "gradient_norms", "seen", "skips")}
+    expected |= {f"guard.{part}" for part in ("losses", "log_gradient_norms", "seen", "skips")}
     assert set(state.tensors) == expected
     assert state.step == 2
     before = {name: tensor.clone() for name, tensor in state.tensors.items()}
