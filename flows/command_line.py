@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import dataset_commands
-from flows.console import command, next_steps, printable, table, words
+from flows.console import command, next_steps, printable, say, table, words
 from flows.environment import prepare
 from flows.options import (
     CorpusArgument,
@@ -22,7 +22,11 @@ from flows.options import (
     LimitOption,
     ModelArgument,
     NameOption,
+    NodeOption,
+    NodesOption,
     PresetOption,
+    ProcessesOption,
+    RendezvousOption,
     SetOption,
     TolerateOption,
     ValFractionOption,
@@ -129,7 +133,7 @@ def run(
 
 
 @app.command(
-    epilog="Examples:  brickroad train stdlib-docs --preset course   ·   brickroad train stdlib-docs --depth 2   ·   brickroad train stdlib-docs --set training.steps=500"
+    epilog="Examples:  brickroad train stdlib-docs --preset course   ·   brickroad train stdlib-docs --depth 2   ·   brickroad train stdlib-docs --nproc 8"
 )
 @command
 def train(
@@ -154,6 +158,10 @@ def train(
             help="Instead: train some steps, then again with kill -9 and --resume, and compare all bytes.",
         ),
     ] = False,
+    processes: ProcessesOption = 1,
+    nodes: NodesOption = 1,
+    node: NodeOption = 0,
+    rendezvous: RendezvousOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -168,6 +176,10 @@ def train(
         settings=settings_by_key(settings),
         resume=resume,
         check_all_data=check_all_data,
+        processes=processes,
+        nodes=nodes,
+        node=node,
+        rendezvous=rendezvous,
     )
     if certify_resume:
         prepare(Workspace.at(workspace))
@@ -176,6 +188,13 @@ def train(
         certified = certificate.certify_resume(request, Workspace.at(workspace))
         show_certificate(certified)
         return asdict(certified) | {"ok": certified.ok}
+    if node > 0:
+        prepare(Workspace.at(workspace))
+        from tasks.training import train as take_part
+
+        take_part(request, Workspace.at(workspace))
+        say(f"Machine {node} of {nodes} has done its part; the model is where machine 0 is.")
+        return {"node": node}
     place = prefect_ready(workspace, debug)
     from flows.train_model import train_model
 

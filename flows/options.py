@@ -210,6 +210,36 @@ DepthOption = Annotated[
         show_default=False,
     ),
 ]
+_PROCESSES = "Several processes"
+ProcessesOption = Annotated[
+    int,
+    typer.Option(
+        "--nproc",
+        rich_help_panel=_PROCESSES,
+        help="Processes that train together on this machine, one a GPU.",
+    ),
+]
+NodesOption = Annotated[
+    int, typer.Option("--nodes", rich_help_panel=_PROCESSES, help="Machines that train together.")
+]
+NodeOption = Annotated[
+    int,
+    typer.Option(
+        "--node",
+        rich_help_panel=_PROCESSES,
+        help="This machine's number among them; 0 is the one that tells and saves.",
+    ),
+]
+RendezvousOption = Annotated[
+    str | None,
+    typer.Option(
+        "--rendezvous",
+        metavar="HOST:PORT",
+        rich_help_panel=_PROCESSES,
+        help="A free port of machine 0, where all of them meet.",
+        show_default=False,
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

@@ -10,8 +10,8 @@ from storage.workspace import Workspace
 from tasks.artifacts import show_training
 from tasks.evaluation import Evaluation
 from tasks.tracking import Tracker
-from tasks.training import TrainedModel, train_task
-from tasks.training_request import TrainingRequest
+from tasks.training import train_task
+from tasks.training_request import TrainedModel, TrainingRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,9 +31,14 @@ def train_model(request: TrainingRequest, workspace: Path | None = None) -> Trai
         workspace: the folder that holds everything; by default $BRICKROAD_WORKSPACE, else ./workspace.
     """
     place = Workspace.at(workspace)
+    if request.node > 0:
+        raise ValueError(
+            "a flow has its training on the first machine; on the others type brickroad train with --node"
+        )
     trained = train_task(
         request, place
     )  # called, not submitted: signals and cancels reach the main thread only
+    assert trained is not None, "the first machine has the model"
     show_training(trained, Tracker(place).run_url(trained.run_id))
     evaluation = evaluate_model(trained.run_id, workspace=place.root)
     return TrainedAndEvaluated(trained=trained, evaluation=evaluation)

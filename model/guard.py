@@ -16,7 +16,7 @@ class Guard:
     It must if one of them is no finite number, or a spike: a loss further above the mean of the last WINDOW_STEPS than
     `deviations` times their standard deviation, or a gradient norm whose logarithm is by twice as many. (OLMo-core's
     SkipStepOptimizer has one rule for both; but in trainings here in which nothing was wrong losses got to 3.8 deviations,
-    gradient norms to 9.7, and their logarithms to 6.1.) A spike enters the window cut down to the limit, so that one outlier
+    gradient norms to 9.7, and their logarithms to 6.4.) A spike enters the window cut down to the limit, so that one outlier
     does not blind the guard to the next. There are no spikes before half a window was seen, nor with `deviations` 0.
 
     What it knows is in tensors, `tensors()`, and belongs to what a training goes on from.

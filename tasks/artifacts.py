@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # torch and MLflow come with these: a build of a data set nee
     from tasks.build import BuiltDataset
     from tasks.evaluation import Evaluation
     from tasks.registry import ModelVersion
-    from tasks.training import TrainedModel
+    from tasks.training_request import TrainedModel
 
 
 def show_dataset(built: "BuiltDataset") -> None:

@@ -22,11 +22,12 @@ from storage.checkpoints import latest_checkpoint, list_checkpoints, verified_sh
 from storage.errors import StorageError
 from storage.files import PARTIAL_SUFFIX
 from storage.workspace import Workspace
-from tasks.interruption import end_with_parent
+from tasks.interruption import StopRequests, end_with_parent
 from tasks.session import Session
 from tasks.tracking import RunLog, Tracker
 from tasks.training import finish
 from tasks.training_request import Cadence, TrainingRequest
+from tasks.watch import Watch
 
 Moment = Literal["between checkpoints", "while a checkpoint was written"]
 
@@ -164,7 +165,7 @@ def _training(
     """A training in a process of its own, which ends with the context; and the file in which it tells its run's id."""
     with tempfile.TemporaryDirectory() as folder:
         asked, told = Path(folder, "request"), Path(folder, "run")
-        asked.write_text(json.dumps({"request": asdict(request), "workspace": str(workspace.root)}))
+        asked.write_text(json.dumps({"request": request.to_json(), "workspace": str(workspace.root)}))
         command = [sys.executable, "-m", "tasks.certificate", str(asked), str(told)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
@@ -192,14 +193,12 @@ def main() -> None:
     asked, told = map(Path, sys.argv[1:])
     end_with_parent(signal.SIGKILL)
     fields = json.loads(asked.read_text())
-    cadence = Cadence(**fields["request"].pop("cadence"))
-    session = Session(
-        TrainingRequest(**fields["request"], cadence=cadence), Workspace.at(Path(fields["workspace"]))
-    )
+    session = Session(TrainingRequest.from_json(fields["request"]), Workspace.at(Path(fields["workspace"])))
     partial = told.with_suffix(PARTIAL_SUFFIX)
     partial.write_text(session.run.run_id)
     partial.rename(told)
-    finish(session)
+    with StopRequests() as stop:
+        finish(session, stop, Watch("train", total=session.recipe.training.steps, unit="steps"))
 
 
 if __name__ == "__main__":

@@ -51,12 +51,8 @@ def run_links() -> dict[str, str]:
     }
 
 
-def root_flow_run_id() -> str | None:
-    """The flow run that a person or a schedule has started, and that a retry keeps; None outside a flow run."""
-    return run_links().get(ROOT_FLOW_RUN)
-
-
 def _root_of(run: FlowRun) -> str:
+    """The flow run that a person or a schedule has started, and that a retry keeps."""
     with get_client(sync_client=True) as client:
         while run.parent_task_run_id is not None:
             parent = client.read_task_run(run.parent_task_run_id)

@@ -53,7 +53,7 @@ class StopRequests:
         self._restore()
 
     @contextlib.contextmanager
-    def breaking_off(self, may_break_off: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    def breaking_off(self, may_break_off: Callable[[], bool]) -> Iterator[None]:
         """Inside, a request does not wait until the work is done: BrokenOff is raised wherever it is, if it may be."""
         if self.signal_number is not None:
             raise BrokenOff

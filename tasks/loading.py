@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from model.config import Recipe, recipe_from_dict
 from model.device import choose_device
@@ -38,18 +39,16 @@ class LoadedModel:
 
         An empty prompt starts a new document. Raises ValueError for a setting that cannot be meant.
         """
-        start = self.tokenizer.encode(prompt) if prompt else [self.tokenizer.end_of_text]
-        ids = generate(
+        return write(
             self.network,
-            start,
+            self.tokenizer,
+            prompt,
             tokens=tokens,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
             seed=seed,
-            stop_id=self.tokenizer.end_of_text,
         )
-        return _text(ids, self.tokenizer)
 
 
 def load_model(path: Path) -> LoadedModel:
@@ -69,6 +68,15 @@ def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """The checkpoint with the lowest val loss; of equals the earliest. If none has one yet, the last."""
     measured = [checkpoint for checkpoint in checkpoints if checkpoint.facts["val_loss"] is not None]
     return min(measured or checkpoints[-1:], key=lambda checkpoint: checkpoint.facts["val_loss"])
+
+
+def write(
+    network: LanguageModel, tokenizer: Tokenizer, prompt: str, *, tokens: int, **choices: Any
+) -> Iterator[str]:
+    """As `LoadedModel.write`, by a network that may still be in training."""
+    start = tokenizer.encode(prompt) if prompt else [tokenizer.end_of_text]
+    ids = generate(network, start, tokens=tokens, stop_id=tokenizer.end_of_text, **choices)
+    return _text(ids, tokenizer)
 
 
 def _text(ids: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
@@ -13,6 +13,7 @@ from model.device import device_name
 from model.evaluation import estimate_loss
 from model.flops import utilisation
 from model.network import parameter_count
+from model.ranks import ALONE, Ranks
 from model.training import DivergedError, StepReport, Training, TrainingState, skipped_of
 from storage.checkpoints import (
     Checkpoint,
@@ -26,15 +27,15 @@ from storage.checkpoints import (
 from storage.datasets import find_dataset, refuse_damaged
 from storage.files import remove_partials
 from storage.workspace import Workspace
-from tasks.engine import root_flow_run_id, run_links
-from tasks.loading import LoadedModel, best_of
+from tasks.engine import ROOT_FLOW_RUN, run_links
+from tasks.loading import best_of, write
 from tasks.skipped import skipped_step
 from tasks.throughput import Throughput
 from tasks.tokenizers import load_tokenizer
-from tasks.tracking import RunLog, Tracker
-from tasks.training_request import TrainingRequest
+from tasks.tracking import RunLog, SilentLog, Tracker
+from tasks.training_request import TrainedModel, TrainingRequest
 
-SAMPLE_CHARACTERS = 300
+SAMPLE_TOKENS = 300
 CHECKED_BLOCKS = 4  # of 64 MiB, of each token file: a quarter of a second
 
 
@@ -52,33 +53,54 @@ class Session:
     """A training, from its first weights or from a checkpoint, and its run in MLflow.
 
     `is_owed_a_val_loss`: one was due at the step of the checkpoint that it went on from, and there was no time for it.
+
+    Of several `ranks` each has a session, and calls alike whatever is called here; the first alone writes checkpoints and tells
+    MLflow. `links` are tags that lead back to Prefect.
     """
 
-    def __init__(self, request: TrainingRequest, workspace: Workspace) -> None:
+    def __init__(
+        self,
+        request: TrainingRequest,
+        workspace: Workspace,
+        *,
+        ranks: Ranks = ALONE,
+        links: Mapping[str, str] | None = None,
+    ) -> None:
+        self.ranks = ranks
+        self._links = run_links() if links is None else links
         self.dataset = find_dataset(workspace.datasets, request.dataset)
         refuse_damaged(self.dataset, blocks=None if request.check_all_data else CHECKED_BLOCKS)
         self.tokenizer = load_tokenizer(self.dataset.tokenizer_json())
-        self.tracker = Tracker(workspace)
-        run_id = request.resume or self._earlier_try(request, workspace)
+        tracker = Tracker(workspace) if ranks.is_first else None
+        earlier = self._earlier_try(request, workspace, tracker) if tracker else None
+        run_id = request.resume or ranks.from_first(earlier)
         resumed = latest_checkpoint(workspace.checkpoints / run_id) if run_id else None
         self.recipe = self._recipe(request, resumed)
         self.cadence = request.cadence.of(self.recipe.training.steps)
         self.training = Training(
-            self.recipe, self.dataset.token_file("train").open(), dataset_digest=self.dataset.manifest.digest
+            self.recipe,
+            self.dataset.token_file("train").open(),
+            dataset_digest=self.dataset.manifest.digest,
+            ranks=ranks,
         )
         self.val_tokens = self.dataset.token_file("val").open()
         self.so_far, self.throughput, self.is_owed_a_val_loss = SoFar(), Throughput(), False
         if resumed:
             self._go_on_from(resumed)
-        self.run = self.tracker.resume_run(run_id, run_links()) if run_id else self._new_run(request)
-        self.folder = workspace.checkpoints / self.run.run_id
-        remove_partials(self.folder)  # of a save that was killed, if the run is resumed
+        if tracker:
+            self.run = tracker.resume_run(run_id, self._links) if run_id else self._new_run(request, tracker)
+        told_run_id: str = ranks.from_first(self.run.run_id if tracker else None)
+        if not tracker:
+            self.run = SilentLog(told_run_id)
+        self.folder = workspace.checkpoints / told_run_id
+        if ranks.is_first:
+            remove_partials(self.folder)  # of a save that was killed, if the run is resumed
 
-    def _earlier_try(self, request: TrainingRequest, workspace: Workspace) -> str | None:
+    def _earlier_try(self, request: TrainingRequest, workspace: Workspace, tracker: Tracker) -> str | None:
         """The run of an earlier try of the same Prefect flow run, if it can go on: so that a retry trains no second model."""
-        flow_run_id = root_flow_run_id()
+        flow_run_id = self._links.get(ROOT_FLOW_RUN)
         asked = recipe_to_dict(request.recipe(vocabulary_size=self.tokenizer.vocabulary_size))
-        for run_id in self.tracker.unfinished_runs(flow_run_id) if flow_run_id else []:
+        for run_id in tracker.unfinished_runs(flow_run_id) if flow_run_id else []:
             found = list_checkpoints(workspace.checkpoints / run_id)
             if found and found[-1].facts["recipe"] == asked:
                 return run_id
@@ -104,7 +126,7 @@ class Session:
         self.throughput = Throughput(**checkpoint.facts.get("throughput", {}))
         self.is_owed_a_val_loss = checkpoint.facts["val_loss"] is None and self.is_due_a_val_loss
 
-    def _new_run(self, request: TrainingRequest) -> RunLog:
+    def _new_run(self, request: TrainingRequest, tracker: Tracker) -> RunLog:
         depth = "" if request.depth is None else f"-{request.depth}"
         name = f"{request.chosen_preset}{depth}-{self.dataset.manifest.name}"
         parameters = {
@@ -117,14 +139,20 @@ class Session:
             "parameters": parameter_count(self.training.network),
             "device": self.training.device.type,
             "precision_used": self.training.precision,
+            "processes": self.ranks.size,
         }
-        return self.tracker.start_run(name, self.dataset, parameters | facts, run_links())
+        return tracker.start_run(name, self.dataset, parameters | facts, self._links)
 
     @property
     def is_due_a_val_loss(self) -> bool:
         """Whether the cadence, or the end, asks for one at this step."""
         step = self.training.step
         return step > 0 and (step % self.cadence.evaluate_every_steps == 0 or self._is_at_save(step))
+
+    @property
+    def is_due_a_look(self) -> bool:
+        """Whether it is time to read what the steps came to."""
+        return self.is_due_a_val_loss or self.training.step % self.cadence.report_every_steps == 0
 
     @property
     def is_due_a_checkpoint(self) -> bool:
@@ -150,13 +178,8 @@ class Session:
         """Reads the steps since the last look, and tells MLflow. DivergedError if there is no going on."""
         for skipped in skipped_of(reports):
             self.so_far.skipped_updates += 1
-            told = skipped_step(skipped, self.training.order, self.dataset)
-            self.run.text(json.dumps(told, indent=1), f"skipped/step-{skipped.step:08d}.json")
-            print(
-                f"step {skipped.step:,} was not learnt from: loss {told['train_loss']}, gradient norm "
-                f"{told['gradient_norm']}; its windows and documents are in MLflow under skipped/",
-                file=sys.stderr,
-            )
+            if self.ranks.is_first:
+                self._name(skipped)
         report = reports[-1]
         loss = report.train_loss
         tokens_a_step = self.recipe.training.batch_size * self.recipe.network.block_size
@@ -175,15 +198,28 @@ class Session:
         }
         self.run.metrics(report.step, points if used is None else points | {"mfu": used})
 
+    def _name(self, skipped: StepReport) -> None:
+        """Says which step was not learnt from, and in MLflow what was in it."""
+        told = skipped_step(skipped, self.training.order, self.dataset)
+        self.run.text(json.dumps(told, indent=1), f"skipped/step-{skipped.step:08d}.json")
+        print(
+            f"step {skipped.step:,} was not learnt from: loss {told['train_loss']}, gradient norm "
+            f"{told['gradient_norm']}; its windows and documents are in MLflow under skipped/",
+            file=sys.stderr,
+        )
+
     @property
     def utilisation(self) -> float | None:
-        """MFU so far, or None of a device that is not known."""
+        """MFU so far of all devices together, or None of a device that is not known."""
         name = device_name(self.training.device)
-        return utilisation(self.throughput.tokens_per_second, self.recipe.network, name)
+        tokens_per_second = self.throughput.tokens_per_second / self.ranks.size
+        return utilisation(tokens_per_second, self.recipe.network, name)
 
     def evaluate(self) -> float:
         """Nats per token on a fixed, evenly spaced sample of val windows. DivergedError if that is no finite number."""
-        loss = estimate_loss(self.training.network, self.val_tokens, precision=self.training.precision)
+        loss: float = self.ranks.from_first(
+            estimate_loss(self.training.network, self.val_tokens, precision=self.training.precision)
+        )
         if not math.isfinite(loss):
             raise DivergedError(
                 f"the val loss at step {self.training.step:,} is {loss}; start anew with training.learning_rate below "
@@ -201,8 +237,11 @@ class Session:
 
         Without one there is haste: the training was asked to stop.
         """
-        self.run.flush()  # a training that goes on from here finds the points that lead to it
         state = self.training.state()
+        sample = None if val_loss is None else self.sample()
+        if not self.ranks.is_first:
+            return
+        self.run.flush()  # a training that goes on from here finds the points that lead to it
         checkpoint = save_checkpoint(
             self.folder,
             step=state.step,
@@ -216,8 +255,8 @@ class Session:
             checkpoint = with_facts(checkpoint, self._facts(val_loss))
             self.run.forget_checkpoint(checkpoint.step)
         self.run.checkpoint(checkpoint, {} if val_loss is None else {"val_loss": val_loss}, self.dataset)
-        if val_loss is not None:
-            self.run.text(self.sample(checkpoint), f"samples/{checkpoint.path.name}.txt")
+        if sample is not None:
+            self.run.text(sample, f"samples/{checkpoint.path.name}.txt")
         best = self.best_checkpoint()
         for old in list_checkpoints(self.folder)[: -self.cadence.keep_last]:
             if old.path != best.path:
@@ -231,14 +270,30 @@ class Session:
     @property
     def is_saved(self) -> bool:
         """Whether there is a checkpoint of this step."""
-        return any(checkpoint.step == self.training.step for checkpoint in list_checkpoints(self.folder))
+        steps = [checkpoint.step for checkpoint in list_checkpoints(self.folder)]
+        return self.training.step in self.ranks.from_first(steps)
 
-    def sample(self, checkpoint: Checkpoint) -> str:
+    def sample(self) -> str:
         """A new document, as the network would write it now."""
-        loaded = LoadedModel(
-            checkpoint=checkpoint, recipe=self.recipe, network=self.training.network, tokenizer=self.tokenizer
-        )
-        return "".join(loaded.write("", tokens=SAMPLE_CHARACTERS))
+        return "".join(write(self.training.network, self.tokenizer, "", tokens=SAMPLE_TOKENS))
+
+    def outcome(self, seconds: float) -> TrainedModel:
+        """What the training has come to, in a sitting of so many seconds."""
+        trained = None
+        if self.ranks.is_first:
+            trained = TrainedModel(
+                run_id=self.run.run_id,
+                checkpoint=self.best_checkpoint().path,
+                steps=self.training.step,
+                train_loss=self.so_far.train_loss,
+                tokens_per_second=self.throughput.tokens_per_second,
+                utilisation=self.utilisation,
+                seconds=seconds,
+                skipped_updates=self.so_far.skipped_updates,
+                ran_out_of_patience=self.is_out_of_patience,
+            )
+        told: TrainedModel = self.ranks.from_first(trained)
+        return told
 
     def way_back(self) -> str:
         """Where the last checkpoint is from before all was lost, for a person."""

@@ -305,6 +305,22 @@ class RunLog:
         self._client.set_terminated(self.run_id, status)
 
 
+class SilentLog(RunLog):
+    """The log of a process that does not speak for its training: MLflow hears nothing."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Nothing."""
+
+    def text(self, text: str, name: str) -> None:
+        """Nothing."""
+
+    def end(self, status: str) -> None:
+        """Nothing."""
+
+
 def _dataset_input(dataset: Dataset) -> DatasetInput:
     """A data set as an input of a run. Entities are made by hand: MLflow's `from_numpy` would copy the memory map."""
     manifest = dataset.manifest

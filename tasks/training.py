@@ -2,51 +2,39 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 from model.training import DivergedError, StepReport
 from storage.workspace import Workspace
 from tasks.engine import can_heal, road_task
 from tasks.interruption import BrokenOff, InterruptedByUser, StopRequests
+from tasks.launch import train_by_processes
 from tasks.session import Session
-from tasks.training_request import TrainingRequest
-from tasks.watch import Watch, pulse
+from tasks.training_request import TrainedModel, TrainingRequest
+from tasks.watch import Watch, Watcher, pulse
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedModel:
-    """What a training came to. `checkpoint` is the one with the lowest val loss on the sampled windows."""
-
-    run_id: str
-    checkpoint: Path
-    steps: int
-    train_loss: float | None  # None if no update was made
-    tokens_per_second: float  # without warm-up, over all sittings
-    utilisation: (
-        float | None
-    )  # MFU, by the convention of `model.flops`; None of a device that is not known there
-    seconds: float  # of this sitting
-    skipped_updates: int
-    ran_out_of_patience: bool
-
-
-def train(request: TrainingRequest, workspace: Workspace) -> TrainedModel:
+def train(request: TrainingRequest, workspace: Workspace) -> TrainedModel | None:
     """Trains to the recipe's last step, or goes on with a run. A signal saves, and raises InterruptedByUser.
 
-    Raises ValueError for a request that cannot be meant, DivergedError if the weights have become worthless.
+    Raises ValueError for a request that cannot be meant, DivergedError if the weights have become worthless. Of a training by
+    several machines only the first has the model; the others get None.
     """
+    if request.processes * request.nodes > 1:
+        return train_by_processes(request, workspace)
     with pulse("open run"):
         session = Session(request, workspace)
-    return finish(session)
+    steps, done = session.recipe.training.steps, session.training.step
+    with StopRequests() as stop:
+        return finish(
+            session, stop, Watch("train", total=steps, done=done, unit="steps", artifact_key="train")
+        )
 
 
-def finish(session: Session) -> TrainedModel:
+def finish(session: Session, stop: StopRequests, watcher: Watcher) -> TrainedModel:
     """Trains a session to its end, as `train` does, and closes its run."""
     try:
-        with StopRequests() as stop:
-            trained = _run_steps(session, stop)
+        trained = _run_steps(session, stop, watcher)
     except InterruptedByUser:
         session.run.end("KILLED")
         raise
@@ -60,50 +48,37 @@ def finish(session: Session) -> TrainedModel:
     return trained
 
 
-def _run_steps(session: Session, stop: StopRequests) -> TrainedModel:
-    training, last, began = session.training, session.recipe.training.steps, time.monotonic()
-    unread: list[StepReport] = []
-    with (
-        Watch("train", total=last, done=training.step, unit="steps", artifact_key="train") as watch,
-        contextlib.suppress(BrokenOff),  # of an evaluation, which is made up for when the training goes on
-    ):
+def _run_steps(session: Session, stop: StopRequests, watcher: Watcher) -> TrainedModel:
+    last, began, unread = session.recipe.training.steps, time.monotonic(), list[StepReport]()
+    # What is suppressed is an evaluation's: it is made up for when the training goes on.
+    with watcher, contextlib.suppress(BrokenOff):
         if session.is_owed_a_val_loss:
             _evaluate(session, stop)
         for report in _until_asked_to_stop(session, stop):
             unread.append(report)
-            is_time_to_evaluate = session.is_due_a_val_loss
-            if is_time_to_evaluate or report.step % session.cadence.report_every_steps == 0:
+            if session.is_due_a_look:
                 session.look_at(unread)
                 unread = []
-            if is_time_to_evaluate:
+            if session.is_due_a_val_loss:
                 _evaluate(session, stop)
-            watch.advance(1, facts=_facts(session))
+            watcher.advance(1, facts=_facts(session))
+    _agree(session, stop)
     if stop.signal_number is not None and not session.is_over:
         if unread:
             session.look_at(unread)
         if not session.is_saved:
             session.save(None)
         raise InterruptedByUser(
-            f"stopped at step {training.step:,} of {last:,}, all saved; "
+            f"stopped at step {session.training.step:,} of {last:,}, all saved; "
             f"go on with: brickroad train {session.dataset.reference} --resume {session.run.run_id}",
             stop.signal_number,
         )
-    return TrainedModel(
-        run_id=session.run.run_id,
-        checkpoint=session.best_checkpoint().path,
-        steps=training.step,
-        train_loss=session.so_far.train_loss,
-        tokens_per_second=session.throughput.tokens_per_second,
-        utilisation=session.utilisation,
-        seconds=time.monotonic() - began,
-        skipped_updates=session.so_far.skipped_updates,
-        ran_out_of_patience=session.is_out_of_patience,
-    )
+    return session.outcome(seconds=time.monotonic() - began)
 
 
 def _evaluate(session: Session, stop: StopRequests) -> None:
     """The val loss of this step, and a checkpoint if it is time for one. BrokenOff if there is no time for either."""
-    with stop.breaking_off():
+    with _breaking_off(session, stop, lambda: True):
         val_loss = session.evaluate()
     if session.is_due_a_checkpoint or session.is_out_of_patience:
         session.save(val_loss)
@@ -115,11 +90,28 @@ def _until_asked_to_stop(session: Session, stop: StopRequests) -> Iterator[StepR
     steps = session.training.steps()
     while not session.is_out_of_patience:
         try:
-            with stop.breaking_off(lambda: session.training.may_be_broken_off):
+            with _breaking_off(session, stop, lambda: session.training.may_be_broken_off):
                 report = next(steps)
         except (StopIteration, BrokenOff):
             return
         yield report
+        if session.is_due_a_look:
+            _agree(session, stop)
+            if stop.signal_number is not None:
+                return
+
+
+def _breaking_off(
+    session: Session, stop: StopRequests, may_break_off: Callable[[], bool]
+) -> contextlib.AbstractContextManager[None]:
+    """Lets a request break off what is lost without harm. Several ranks work together, and can stop only where they agree."""
+    return stop.breaking_off(may_break_off) if session.ranks.size == 1 else contextlib.nullcontext()
+
+
+def _agree(session: Session, stop: StopRequests) -> None:
+    """What one rank was asked, all were."""
+    asked = [number for number in session.ranks.all_of(stop.signal_number) if number is not None]
+    stop.signal_number = asked[0] if asked else None
 
 
 def _facts(session: Session) -> str:

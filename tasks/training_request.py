@@ -1,8 +1,10 @@
-"""What is asked of a training: the data set, the recipe or the run to go on with, and how often to look."""
+"""What is asked of a training, as the data set, the recipe or the run to go on with, and what it came to."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 from model.config import Recipe, preset, with_settings
 from tasks.corpora import DEFAULT_CORPUS
@@ -45,6 +47,9 @@ class TrainingRequest:
     `depth` is the dial of the preset modern, which it chooses by itself. `resume` is the id of a run to go on with; its recipe is
     the checkpoint's, and no preset, depth or setting may be given. `check_all_data` reads every byte of the data set before, not
     some blocks alone.
+
+    `processes` train together on each of `nodes` machines; `node` is this one's number, from 0, and `rendezvous` the host:port
+    of the first, at which all meet. All of them see the same workspace, or at least the first has it.
     """
 
     dataset: str = DEFAULT_CORPUS
@@ -54,8 +59,19 @@ class TrainingRequest:
     resume: str | None = None
     check_all_data: bool = False
     cadence: Cadence = Cadence()
+    processes: int = 1
+    nodes: int = 1
+    node: int = 0
+    rendezvous: str | None = None
 
     def __post_init__(self) -> None:
+        if self.processes < 1 or self.nodes < 1 or not 0 <= self.node < self.nodes:
+            raise ValueError(
+                f"--nproc {self.processes}, --nodes {self.nodes} and --node {self.node} cannot be: the first two are at least 1, "
+                "and nodes are counted from 0"
+            )
+        if (self.nodes > 1) != (self.rendezvous is not None):
+            raise ValueError("several --nodes need --rendezvous HOST:PORT of the first, and one needs none")
         if self.resume and (self.preset or self.depth is not None or self.settings):
             raise ValueError(
                 "a resumed run keeps its recipe: leave out --preset, --depth and --set, or start a new run"
@@ -69,7 +85,33 @@ class TrainingRequest:
         chosen = preset(self.chosen_preset, vocabulary_size=vocabulary_size, depth=self.depth)
         return with_settings(chosen, self.settings or {})
 
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, for a process of its own."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "TrainingRequest":
+        """The inverse of `to_json`."""
+        return cls(**values | {"cadence": Cadence(**values["cadence"])})
+
     @property
     def chosen_preset(self) -> str:
         """The preset asked for, or meant."""
         return self.preset or (DEFAULT_PRESET if self.depth is None else "modern")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedModel:
+    """What a training came to. `checkpoint` is the one with the lowest val loss on the sampled windows."""
+
+    run_id: str
+    checkpoint: Path
+    steps: int
+    train_loss: float | None  # None if no update was made
+    tokens_per_second: float  # without warm-up, over all sittings
+    utilisation: (
+        float | None
+    )  # MFU, by the convention of `model.flops`; None of a device that is not known there
+    seconds: float  # of this sitting
+    skipped_updates: int
+    ran_out_of_patience: bool

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 from uuid import UUID
 
 from rich.console import Console
@@ -40,6 +40,19 @@ class _RateColumn(ProgressColumn):
             _rate(task.completed - self.done_before, task.elapsed or 0.0, self.unit),
             style="progress.data.speed",
         )
+
+
+class Watcher(Protocol):
+    """Somebody who is told how far something is."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+    def advance(self, units: int, facts: str = "") -> None:
+        """`units` more are done; `facts` is what else is worth a glance, such as the loss."""
 
 
 class Watch:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from model.training import Training, TrainingState
 
 
 def main() -> None:
-    asked = json.load(open(sys.argv[1]))
+    asked = json.loads(Path(sys.argv[1]).read_text())
     tokens = np.array(asked["tokens"], np.uint16)
     with joined_ranks(sys.argv[3]) as ranks:
         recipe = recipe_from_dict(asked["recipe"])
