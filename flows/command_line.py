@@ -42,6 +42,7 @@ from flows.summaries import (
     show_certificate,
     show_evaluation,
     show_sample,
+    show_training_plan,
 )
 from storage.network import kept_aside
 from storage.workspace import Workspace
@@ -158,6 +159,17 @@ def train(
             help="Instead: train some steps, then again with kill -9 and --resume, and compare all bytes.",
         ),
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan",
+            help="Instead: measure 20 steps, and say what the whole takes; refuse what does not fit.",
+        ),
+    ] = False,
+    price_per_hour: Annotated[
+        float | None,
+        typer.Option("--price-per-hour", help="Of one device, for --plan.", show_default=False),
+    ] = None,
     processes: ProcessesOption = 1,
     nodes: NodesOption = 1,
     node: NodeOption = 0,
@@ -181,6 +193,13 @@ def train(
         node=node,
         rendezvous=rendezvous,
     )
+    if plan:
+        prepare(Workspace.at(workspace))
+        from tasks.training_plan import plan_training
+
+        planned = plan_training(request, Workspace.at(workspace), price_per_hour=price_per_hour)
+        show_training_plan(planned)
+        return asdict(planned)
     if certify_resume:
         prepare(Workspace.at(workspace))
         from tasks import certificate

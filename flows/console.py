@@ -118,6 +118,16 @@ def size(count: float) -> str:
     return f"{count:,.1f} TB"
 
 
+def duration(seconds: float) -> str:
+    """A time for a person."""
+    minutes, hours = round(seconds / 60), seconds / 3600
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 90:
+        return f"{minutes} min"
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:,.1f} days"
+
+
 def _report(error: BaseException, debug: bool) -> int:
     """Says what went wrong, in one line, and returns the exit code."""
     if debug and not isinstance(error, SystemExit):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.panel import Panel
 
-from flows.console import printable, say, size, table, words
+from flows.console import duration, printable, say, size, table, words
 
 if TYPE_CHECKING:  # heavy imports, and whoever has one of these has made them
     from storage.datasets import Dataset
@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # heavy imports, and whoever has one of these has made them
     from tasks.dropped import DroppedDocument
     from tasks.evaluation import Evaluation
     from tasks.look import Origin
+    from tasks.training_plan import TrainingPlan
 
 SAMPLE_LINES = 10
 
@@ -126,3 +127,26 @@ def show_certificate(certificate: "Certificate") -> None:
         rows[f"killed {each.moment}"] = f"on from step {each.resumed_from:,}: {verdict}"
     rows["compared"] = "weights, optimizer, and the loss of each step"
     table("Certificate" if certificate.ok else "No certificate: resuming does not repeat this training", rows)
+
+
+def show_training_plan(plan: "TrainingPlan") -> None:
+    """What a training would take."""
+    memory = plan.memory
+    speed = f"{plan.tokens_per_second:,.0f} tokens/s, MFU {share_or_unknown(plan.utilisation)}, measured here"
+    if plan.processes > 1:
+        speed += f"; {plan.processes} x one, as if their talk took no time"
+    cost = "unknown: give --price-per-hour" if plan.cost is None else f"{plan.cost:,.2f}"
+    table(
+        f"Training on {plan.dataset}",
+        {
+            "network": f"{plan.parameters:,} parameters, {plan.layers} layers, {plan.width} wide",
+            "data": f"{plan.tokens:,} tokens in {plan.steps:,} steps, {plan.epochs:,.2f} epochs",
+            "arithmetic": f"{plan.flops:.2e} FLOPs, {plan.flops_per_token:,} a token",
+            "memory": f"{size(plan.memory_bytes)} of {size(plan.device_bytes)} on {plan.device}",
+            "  of which": f"{size(memory.weights)} weights, {size(memory.gradients)} gradients, {size(memory.optimizer)} "
+            f"optimizer, {size(memory.window_activations)} for each of {plan.windows_a_part:,} windows",
+            "speed": speed,
+            "time": f"{duration(plan.seconds)}, steps alone",
+            "cost": cost,
+        },
+    )

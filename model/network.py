@@ -97,11 +97,15 @@ class Embedding(nn.Module):
 
 def build_network(config: NetworkConfig, *, seed: int) -> LanguageModel:
     """The network of a config with its first weights, on the CPU; the same bytes for the same seed."""
-    # On "meta" there are only shapes: PyTorch's own first weights would draw from the global generator.
-    with torch.device("meta"):
-        network = BigramTable(config) if config.kind == "bigram" else Gpt(config)
+    network = empty_network(config)  # PyTorch's own first weights would draw from the global generator
     initialise(network, layers=config.layers, seed=seed)
     return network
+
+
+def empty_network(config: NetworkConfig) -> LanguageModel:
+    """The network of a config on "meta": with shapes, and no numbers in them."""
+    with torch.device("meta"):
+        return BigramTable(config) if config.kind == "bigram" else Gpt(config)
 
 
 def network_from(config: NetworkConfig, tensors: Mapping[str, Tensor]) -> LanguageModel:
