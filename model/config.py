@@ -19,6 +19,7 @@ Precision = Literal["auto", "float32", "bfloat16"]
 OptimizerName = Literal["adamw", "muon"]
 Schedule = Literal["cosine", "stable"]
 Parallelism = Literal["replicated", "sharded"]
+Compilation = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +88,7 @@ class TrainingConfig:
     optimizer: OptimizerName = "adamw"
     matrix_learning_rate: float = 0.02  # Muon's, for the matrices of the blocks
     matrix_momentum: float = 0.95
+    compilation: Compilation = "auto"  # of the network by torch.compile
     parallelism: Parallelism = "replicated"  # of several processes; of one there is none
     spike_deviations: float = 6.0  # above those before, from which on a step is not learnt from; 0: all are
     patience: int = 0  # val losses in a row without a better one, after which to stop; 0: none
@@ -327,7 +329,7 @@ def recipe_from_dict(values: Mapping[str, Any]) -> Recipe:
 _SINCE_0_1_0: Final = {
     "norm_kind", "positions", "query_key_norm", "logit_soft_cap",
     "schedule", "decay_share", "optimizer", "matrix_learning_rate", "matrix_momentum", "spike_deviations", "patience",
-    "parallelism",
+    "parallelism", "compilation",
 }  # fmt: skip
 _PARTS: Final[Mapping[str, type]] = {"network": NetworkConfig, "training": TrainingConfig}
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from model.ranks import part_of, whole
+from model.parts import part_of, whole
 
 #: Of the quintic that is applied to the singular values, to bring each near 1.
 COEFFICIENTS: Final = (3.4445, -4.7750, 2.0315)

@@ -13,7 +13,7 @@ from model.attention import Rotary
 from model.blocks import Block
 from model.config import NetworkConfig
 from model.norms import norm_of
-from model.ranks import part_of
+from model.parts import part_of
 
 INITIAL_DEVIATION: Final = 0.02  # GPT-2's, for every matrix
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model.config import TrainingConfig
 from model.muon import Muon
-from model.ranks import part_of
+from model.parts import part_of
 
 #: What each keeps of a weight, beside it.
 _PARTS: Final[Mapping[type[torch.optim.Optimizer], tuple[str, ...]]] = {

@@ -9,9 +9,10 @@ PyTorch's modules for this take most of a second to import, which a single proce
 """
 
 import contextlib
+import gc
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
@@ -20,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn import functional
 
 from model.blocks import Block
 from model.config import Parallelism
+from model.network import LanguageModel
 
 #: After which a rank that hears nothing of the others gives up.
 TIMEOUT: Final = timedelta(minutes=10)
@@ -76,25 +79,47 @@ class Ranks:
         """The first rank's value, on each."""
         return self.all_of(value)[0]
 
-    def distribute(self, network: nn.Module, parallelism: Parallelism) -> "Replica":
-        """The network, on its device, as one that all ranks train together."""
+    def distribute(
+        self, network: LanguageModel, parallelism: Parallelism, *, is_compiled: bool = False
+    ) -> "Replica":
+        """The network, on its device, as one that all ranks train together; compiled by torch.compile, if asked for."""
         if self.size == 1:
-            return Replica(network)
-        return _Sharded(network) if parallelism == "sharded" else _Replicated(network)
+            return Replica(network, is_compiled)
+        return (_Sharded if parallelism == "sharded" else _Replicated)(network, is_compiled)
 
 
 ALONE: Final = Ranks()
 
 
+class NextTokenLoss(nn.Module):
+    """A network with its loss, so that a compiler can join the two: logits are the largest tensor of a training."""
+
+    def __init__(self, network: LanguageModel) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """ids and targets int64 [B, T] -> nats per token, 0-d."""
+        logits = self.network(ids)
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+
+
 class Replica:
-    """A network as a rank trains it: calling it is to call the network."""
+    """A network as a rank trains it: calling it gives the loss, 0-d, of ids and targets, each int64 [B, T].
 
-    def __init__(self, network: nn.Module) -> None:
-        self._network = network
+    What is compiled is a second form of the network, with the same weights: evaluation and writing, with their many shapes, use
+    the first.
+    """
 
-    def __call__(self, ids: Tensor) -> Tensor:
-        logits: Tensor = self._network(ids)
-        return logits
+    def __init__(self, network: LanguageModel, is_compiled: bool) -> None:
+        loss = NextTokenLoss(network)
+        self._loss: Callable[[Tensor, Tensor], Tensor] = self._distributed(loss, is_compiled)
+
+    def _distributed(self, loss: NextTokenLoss, is_compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
+        return torch.compile(loss, dynamic=False) if is_compiled else loss
+
+    def __call__(self, ids: Tensor, targets: Tensor) -> Tensor:
+        return self._loss(ids, targets)
 
     @contextlib.contextmanager
     def averaging(self, is_last_part: bool) -> Iterator[None]:
@@ -103,16 +128,16 @@ class Replica:
 
 
 class _Replicated(Replica):
-    def __init__(self, network: nn.Module) -> None:
+    def _distributed(self, loss: NextTokenLoss, is_compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
         from torch.nn.parallel import DistributedDataParallel
 
         with warnings.catch_warnings():
             # 2.13 has another name for it, which 2.11 does not know. Our buffers are the same tables everywhere.
             warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
             self._wrapped = DistributedDataParallel(
-                network, broadcast_buffers=False, gradient_as_bucket_view=True
+                loss, broadcast_buffers=False, gradient_as_bucket_view=True
             )
-        super().__init__(self._wrapped)
+        return torch.compile(self._wrapped, dynamic=False) if is_compiled else self._wrapped
 
     @contextlib.contextmanager
     def averaging(self, is_last_part: bool) -> Iterator[None]:
@@ -121,14 +146,14 @@ class _Replicated(Replica):
 
 
 class _Sharded(Replica):
-    def __init__(self, network: nn.Module) -> None:
+    def _distributed(self, loss: NextTokenLoss, is_compiled: bool) -> Callable[[Tensor, Tensor], Tensor]:
         from torch.distributed.fsdp import fully_shard
 
-        for module in network.modules():
+        for module in loss.modules():
             if isinstance(module, Block):
                 fully_shard(module)
-        self._wrapped = fully_shard(network)
-        super().__init__(network)
+        self._wrapped = fully_shard(loss.network)
+        return torch.compile(loss, dynamic=False) if is_compiled else loss
 
     @contextlib.contextmanager
     def averaging(self, is_last_part: bool) -> Iterator[None]:
@@ -150,24 +175,7 @@ def joined_ranks(rendezvous: str = "env://") -> Iterator[Ranks]:
     distributed.init_process_group(
         backend, init_method=rendezvous, rank=rank, world_size=size, timeout=TIMEOUT
     )
-    try:
-        yield Ranks(rank=rank, size=size)
-    finally:
-        distributed.destroy_process_group()
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor of which each rank may hold a part, put together; any other as it is. All ranks call it alike."""
-    put_together = getattr(tensor, "full_tensor", None)  # a DTensor's
-    return put_together() if put_together else tensor
-
-
-def part_of(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, the same on all ranks, as the part that a rank holds of `like`; as it is if that is whole."""
-    if not hasattr(like, "full_tensor"):
-        return tensor
-    from torch.distributed.tensor import DTensor, Replicate
-
-    assert isinstance(like, DTensor)
-    everywhere = DTensor.from_local(tensor, like.device_mesh, [Replicate()], run_check=False)
-    return everywhere.redistribute(placements=like.placements)
+    yield Ranks(rank=rank, size=size)  # after an exception there is nothing to wait for: the process ends
+    gc.collect()  # what holds on to the group, such as DDP, must go first: else its threads may end the process by an abort
+    distributed.barrier()
+    distributed.destroy_process_group()

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from model.batches import gather
+from model.batches import windows_of
 from model.config import Recipe
 from model.device import autocast, choose_device, choose_precision, random_numbers_of
 from model.guard import SKIPS_THAT_ARE_DIVERGENCE, Guard
 from model.network import build_network, check_tensors, load_tensors
 from model.optimizers import Optimizers, learning_rate_share_at
 from model.order import DataOrder
-from model.ranks import ALONE, Ranks, whole
+from model.parts import whole
+from model.ranks import ALONE, Ranks
 from model.tokenizer import TokenArray
 
 
@@ -108,10 +108,18 @@ class Training:
         self.device = choose_device(config.device)
         self.precision = choose_precision(self.device, config.precision, network=recipe.network)
         self.network = build_network(recipe.network, seed=config.seed).to(self.device)
-        self._replica = ranks.distribute(self.network, config.parallelism)
+        is_compiled = config.compilation == "on" or (
+            config.compilation == "auto" and self.device.type == "cuda"
+        )
+        self._replica = ranks.distribute(self.network, config.parallelism, is_compiled=is_compiled)
         self._optimizers = Optimizers(self.network, config)
         self._guard = Guard(config.spike_deviations, self.device)
-        self._train_tokens = train_tokens
+        self._windows = windows_of(
+            train_tokens,
+            block_size=recipe.network.block_size,
+            vocabulary_size=recipe.network.vocabulary_size,
+            device=self.device,
+        )
         #: Whether an exception from outside, such as a signal's, would cost the step on its way and nothing else: neither
         #: weights nor optimizers have been touched. So it is until the first update begins, and then between `steps` being
         #: asked for the next step and that step's update.
@@ -155,17 +163,10 @@ class Training:
         # Parts of equal size: the mean of their means is the mean of the whole batch.
         shares = self.ranks.share(self.order.window_starts(self.step), parts)
         for part, starts in enumerate(shares, start=1):
-            inputs, targets = gather(
-                self._train_tokens,
-                starts,
-                block_size=self.recipe.network.block_size,
-                vocabulary_size=self.recipe.network.vocabulary_size,
-                device=self.device,
-            )
+            inputs, targets = self._windows(starts)
             with self._replica.averaging(is_last_part=part == parts):
                 with autocast(self.device, self.precision):
-                    logits = self._replica(inputs)
-                    loss = functional.cross_entropy(logits.flatten(0, 1), targets.flatten()) / parts
+                    loss = self._replica(inputs, targets) / parts
                 torch.autograd.backward(loss)
             total += loss.detach()
         return self.ranks.mean(total)

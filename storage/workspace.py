@@ -49,6 +49,11 @@ class Workspace:
         return self.root / "checkpoints"
 
     @property
+    def compiled(self) -> Path:
+        """What torch.compile has compiled, so that a training that goes on need not wait for it again."""
+        return self.root / "compiled"
+
+    @property
     def mlflow(self) -> Path:
         """The tracking database and the artifacts of its runs."""
         return self.root / "mlflow"

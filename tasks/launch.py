@@ -169,13 +169,12 @@ def _outcome(request: TrainingRequest, told: list[_Told], failed: list[int]) -> 
         raise ProcessesError(
             f"processes of the training did not stop within {_SAVING_SECONDS:.0f} s{way_out}"
         )
-    if failed:
-        silent = [local for local in failed if told[local].last.get("event") != "failed"]
-        if silent:
-            raise ProcessesError(
-                f"process {silent[0]} of the training died without a word; the system may have killed it for its memory{way_out}"
-            )
-        raise _exception(min((told[local].last for local in failed), key=lambda event: event["seconds"]))
+    if silent := [local for local in failed if not told[local].has_ended]:
+        raise ProcessesError(
+            f"process {silent[0]} of the training died without a word; the system may have killed it for its memory{way_out}"
+        )
+    if last_words := [one.last for one in told if one.last.get("event") == "failed"]:
+        raise _exception(min(last_words, key=lambda event: event["seconds"]))
     last = told[0].last
     if last["event"] == "stopped":
         raise InterruptedByUser(last["message"], last["signal_number"])

@@ -12,13 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from model.ranks import joined_ranks
+from model.ranks import Ranks, joined_ranks
 from storage.errors import StorageError
 from storage.workspace import Workspace
 from tasks.interruption import InterruptedByUser, StopRequests, end_with_parent
 from tasks.session import Session
 from tasks.training import finish
-from tasks.training_request import TrainingRequest
+from tasks.training_request import TrainedModel, TrainingRequest
 
 _TELL_SECONDS = 0.2
 
@@ -57,25 +57,25 @@ def main() -> None:
     asked, telling = json.loads(Path(sys.argv[1]).read_text()), Telling(Path(sys.argv[2]))
     try:
         with StopRequests() as stop, joined_ranks(asked["rendezvous"]) as ranks:
-            session = Session(
-                TrainingRequest.from_json(ranks.from_first(asked["request"])),
-                Workspace.at(Path(asked["workspace"])),
-                ranks=ranks,
-                links=asked["links"],
-            )
-            telling.tell(
-                "began",
-                run_id=session.run.run_id,
-                steps=session.recipe.training.steps,
-                done=session.training.step,
-            )
-            trained = finish(session, stop, telling)
+            trained = _train(asked, ranks, stop, telling)
         telling.tell("trained", model=asdict(trained) | {"checkpoint": str(trained.checkpoint)})
     except InterruptedByUser as error:
         telling.tell("stopped", message=str(error), signal_number=error.signal_number)
     except Exception as error:
         telling.tell("failed", **_told(error))
         sys.exit(1)
+
+
+def _train(asked: dict[str, Any], ranks: Ranks, stop: StopRequests, telling: Telling) -> TrainedModel:
+    session = Session(
+        TrainingRequest.from_json(ranks.from_first(asked["request"])),
+        Workspace.at(Path(asked["workspace"])),
+        ranks=ranks,
+        links=asked["links"],
+    )
+    steps, done = session.recipe.training.steps, session.training.step
+    telling.tell("began", run_id=session.run.run_id, steps=steps, done=done)
+    return finish(session, stop, telling)
 
 
 def _told(error: Exception) -> dict[str, Any]:

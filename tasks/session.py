@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -77,6 +78,7 @@ class Session:
         resumed = latest_checkpoint(workspace.checkpoints / run_id) if run_id else None
         self.recipe = self._recipe(request, resumed)
         self.cadence = request.cadence.of(self.recipe.training.steps)
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(workspace.compiled))
         self.training = Training(
             self.recipe,
             self.dataset.token_file("train").open(),

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,31 +11,33 @@ import torch
 from model.config import recipe_from_dict
 from model.evaluation import estimate_loss
 from model.generation import generate
-from model.ranks import joined_ranks
+from model.ranks import Ranks, joined_ranks
 from model.training import Training, TrainingState
 
 
 def main() -> None:
-    asked = json.loads(Path(sys.argv[1]).read_text())
-    tokens = np.array(asked["tokens"], np.uint16)
     with joined_ranks(sys.argv[3]) as ranks:
-        recipe = recipe_from_dict(asked["recipe"])
-        training = Training(recipe, tokens, dataset_digest="digest", ranks=ranks)
-        if asked["state"]:
-            loaded = torch.load(asked["state"], weights_only=True)
-            training.load(TrainingState(step=loaded.pop("step"), tensors=loaded))
-        reports = []
-        for report in training.steps():
-            reports.append((report.train_loss, report.gradient_norm))
-            if report.step == asked["until"]:
-                break
-        val_loss = estimate_loss(training.network, tokens, windows=8)
-        written = list(generate(training.network, [1, 2], tokens=5, seed=0))
-        assert len(set(ranks.all_of((val_loss, *written)))) == 1, "all ranks come to the same"
-        state = training.state()
-        if ranks.is_first:
-            facts = {"reports": reports, "val_loss": val_loss, "step": state.step, "tensors": state.tensors}
-            torch.save(facts, sys.argv[2])
+        train(json.loads(Path(sys.argv[1]).read_text()), ranks)
+
+
+def train(asked: dict[str, Any], ranks: Ranks) -> None:
+    tokens = np.array(asked["tokens"], np.uint16)
+    training = Training(recipe_from_dict(asked["recipe"]), tokens, dataset_digest="digest", ranks=ranks)
+    if asked["state"]:
+        loaded = torch.load(asked["state"], weights_only=True)
+        training.load(TrainingState(step=loaded.pop("step"), tensors=loaded))
+    reports = []
+    for report in training.steps():
+        reports.append((report.train_loss, report.gradient_norm))
+        if report.step == asked["until"]:
+            break
+    val_loss = estimate_loss(training.network, tokens, windows=8)
+    written = list(generate(training.network, [1, 2], tokens=5, seed=0))
+    assert len(set(ranks.all_of((val_loss, *written)))) == 1, "all ranks come to the same"
+    state = training.state()
+    if ranks.is_first:
+        facts = {"reports": reports, "val_loss": val_loss, "step": state.step, "tensors": state.tensors}
+        torch.save(facts, sys.argv[2])
 
 
 main()

@@ -1,6 +1,7 @@
 """Training is the same to the bit however it is cut into sessions, and the plan is what it does."""
 
 import math
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -78,6 +79,21 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(recipe: Recipe, pr
     second.load(saved)
     assert losses_before + losses_of(second, until=12) == losses
     assert_same(second.state(), whole.state())
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="no C++ compiler")
+def test_a_compiled_run_resumes_to_the_bit_and_comes_near_one_that_is_not() -> None:
+    one_layer = replace(RECIPE, network=replace(RECIPE.network, layers=1))
+    compiled = replace(one_layer, training=replace(one_layer.training, compilation="on"))
+    whole = new_training(compiled)
+    losses = losses_of(whole, until=12)
+    first, second = new_training(compiled), new_training(compiled)
+    losses_before = losses_of(first, until=5)
+    second.load(first.state())
+    assert losses_before + losses_of(second, until=12) == losses
+    assert_same(second.state(), whole.state())
+    # Its dropout draws other numbers: the same but for those.
+    assert losses == pytest.approx(losses_of(new_training(one_layer), until=12), abs=0.05)
 
 
 def test_what_happens_between_steps_changes_nothing() -> None:
