@@ -10,6 +10,7 @@ import signal
 import subprocess
 import threading
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from forked_builds import ForkedBuilds, group
 
 SHIM = Path(__file__).with_name("faulty_writes.c")
 LIMIT_SECONDS = 60  # a build that takes longer hangs
-_VARIES = re.compile(r"[0-9a-f]{8,}|[0-9]{6}")
+_VARIES = re.compile(r"[0-9a-f]{8,}|[0-9]{6}|(?<=/\.tmp)[A-Za-z0-9]{6}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,8 @@ class Calls:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """How the n-th call of a kind fails: with an error, after half of a write, and all later calls of any kind too."""
+    """How the n-th call of a kind fails: with an error, after half of a write, and all later calls of any kind too; or with a
+    signal, whose number is then less than 0, instead of an error."""
 
     calls: Calls
     number: int
@@ -40,7 +42,8 @@ class Fault:
     is_for_good: bool = False
 
     def __str__(self) -> str:
-        how = f"{errno.errorcode.get(self.error_number, 'no error')}{', half written' * self.is_short}"
+        killed = f"signal {-self.error_number}" if self.error_number < 0 else "no error"
+        how = f"{errno.errorcode.get(self.error_number, killed)}{', half written' * self.is_short}"
         return f"{self.calls.operation} {self.calls.pattern} {self.number}: {how}{', for good' * self.is_for_good}"
 
 
@@ -84,52 +87,39 @@ class Ended:
     left: list[int]
 
 
-class FaultyBuilds:
-    """Builds of one corpus in one workspace, which is empty before each: `with builds.started(): builds.run(fault)`."""
+class FaultyDisk:
+    """Has processes that are started with its `variables` meet faults at calls below a folder."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
-        """`settings` are those of CorpusConfig."""
-        self.workspace = folder / "workspace"
-        self._settings, self._log = settings, folder / "log"
+    def __init__(self, folder: Path, below: Path) -> None:
+        self._log = folder / "log"
         (folder / "control").write_bytes(bytes(ctypes.sizeof(_Control)))
         with (folder / "control").open("r+b") as file:
             self._control = _Control.from_buffer(mmap.mmap(file.fileno(), 0))
         shim = folder / "faulty_writes.so"
         subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", shim, SHIM, "-ldl"], check=True)
-        variables = {
+        self.variables = {
             "LD_PRELOAD": str(shim),
-            "FAULTS_BELOW": str(self.workspace),
+            "FAULTS_BELOW": str(below),
             "FAULTS_CONTROL": str(folder / "control"),
             "FAULTS_LOG": str(self._log),
         }
-        self._builds = ForkedBuilds(folder, variables)
 
-    def started(self) -> ForkedBuilds:
-        """What makes the builds, to be entered before the first and left after the last."""
-        return self._builds
+    @property
+    def struck(self) -> int:
+        """How many calls have failed, or written less, since it was armed."""
+        return int(self._control.struck)
 
-    def counted(self) -> Counter[Calls]:
-        """How many calls of each kind a build makes that meets no fault."""
+    def counted(self, run: Callable[[], None]) -> Counter[Calls]:
+        """How many calls of each kind are made while something runs."""
         self._log.write_bytes(b"")
         self._control.is_logging = 1
-        ended = self.run(None)
+        run()
         self._control.is_logging = 0
-        assert ended.code == 0, ended.said
         lines = (line.split(" ", 1) for line in self._log.read_text().splitlines())
         return Counter(Calls(operation, _VARIES.sub("*", path)) for operation, path in lines)
 
-    def run(self, fault: Fault | None) -> Ended:
-        """One build in an empty workspace."""
-        shutil.rmtree(self.workspace, ignore_errors=True)
-        self._arm(fault)
-        process = self._builds.start(self._settings, self.workspace)
-        limit = threading.Timer(LIMIT_SECONDS, os.killpg, (process, signal.SIGKILL))
-        limit.start()
-        code = self._builds.wait()
-        limit.cancel()
-        return Ended(code, self._builds.last_line(), self._control.struck, group(process))
-
-    def _arm(self, fault: Fault | None) -> None:
+    def arm(self, fault: Fault | None) -> None:
+        """From now on there is this fault, or none."""
         self._control.fail_at = self._control.matched = self._control.struck = 0
         if fault:
             for name in ("error_number", "is_short", "is_for_good"):
@@ -137,3 +127,40 @@ class FaultyBuilds:
             self._control.operation = fault.calls.operation.encode()
             self._control.pattern = fault.calls.pattern.encode()
             self._control.fail_at = fault.number
+
+
+class FaultyBuilds:
+    """Builds of one corpus in one workspace, which is empty before each: `with builds.started(): builds.run(fault)`."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        """`settings` are those of CorpusConfig."""
+        self.workspace = folder / "workspace"
+        self._settings = settings
+        self._disk = FaultyDisk(folder, self.workspace)
+        self._builds = ForkedBuilds(folder, self._disk.variables)
+
+    def started(self) -> ForkedBuilds:
+        """What makes the builds, to be entered before the first and left after the last."""
+        return self._builds
+
+    def counted(self) -> Counter[Calls]:
+        """How many calls of each kind a build makes that meets no fault; but for those that take files away, without which
+        nothing can be swept up."""
+
+        def build() -> None:
+            ended = self.run(None)
+            assert ended.code == 0, ended.said
+
+        counted = self._disk.counted(build)
+        return Counter({calls: count for calls, count in counted.items() if calls.operation != "unlink"})
+
+    def run(self, fault: Fault | None) -> Ended:
+        """One build in an empty workspace."""
+        shutil.rmtree(self.workspace, ignore_errors=True)
+        self._disk.arm(fault)
+        process = self._builds.start(self._settings, self.workspace)
+        limit = threading.Timer(LIMIT_SECONDS, os.killpg, (process, signal.SIGKILL))
+        limit.start()
+        code = self._builds.wait()
+        limit.cancel()
+        return Ended(code, self._builds.last_line(), self._disk.struck, group(process))

@@ -10,6 +10,7 @@
 #include <fcntl.h>
 #include <fnmatch.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -24,7 +25,7 @@ struct control {
     _Atomic long matched;  /* calls of the kind that is meant, so far, of all processes */
     _Atomic long struck;   /* calls that failed, or wrote less */
     long fail_at;          /* the call that fails, the first being 1; 0: none */
-    int error_number;
+    int error_number;      /* less than 0: the process is sent this signal instead */
     int is_short;          /* a write that is meant writes half of its bytes first */
     int is_for_good;       /* all later calls fail, of any kind */
     int is_logging;
@@ -84,6 +85,8 @@ static int verdict(const char *operation, const char *path)
     }
     if (!atomic_fetch_add(&control->struck, 1) && control->is_short)
         return WRITE_LESS;
+    if (control->error_number < 0) /* no error, but a signal: the call is never made */
+        kill(getpid(), -control->error_number);
     errno = control->error_number;
     return FAIL;
 }
@@ -147,6 +150,12 @@ int rename(const char *from, const char *to)
 {
     REAL(rename);
     return verdict("rename", to) ? -1 : real(from, to);
+}
+
+int unlink(const char *path)
+{
+    REAL(unlink);
+    return verdict("unlink", path) ? -1 : real(path);
 }
 
 /* A folder that is there already is not made: an error would be that it is there, whatever the disk does. */
