@@ -29,12 +29,12 @@ lint: setup
 bench: setup
 	$(BIN)/python -m bench.dataset
 
-# Exact versions for Python 3.11 to 3.13 on every platform, from the bounds in pyproject.toml. NVIDIA's packages are left
+# Exact versions for Python 3.11 to 3.13 on every platform, from the bounds in pyproject.toml. CUDA itself is left
 # out: torch pins each of them exactly itself, and its CPU build needs none.
 lock: setup
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --upgrade --no-header --no-annotate --quiet --output-file .venv/lock
-	grep -v -E '^(nvidia-|cuda-|triton)' .venv/lock > requirements.lock
+	grep -v -E '^(nvidia-[cn]|cuda-|triton)' .venv/lock > requirements.lock
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,12 +4,14 @@ Only the client with explicit run ids is used; MLflow's "active run" is a thread
 The store is a database in the workspace, or what $MLFLOW_TRACKING_URI says.
 """
 
+import logging
 import os
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -27,12 +29,15 @@ from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from storage.checkpoints import Checkpoint, checkpoint_name, without_optimizer
 from storage.datasets import Dataset
 from storage.files import link_or_copy
 from storage.workspace import Workspace
 from tasks.engine import ROOT_FLOW_RUN
+
+logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # it says when it starts and stops
 
 EXPERIMENT = "brickroad"
 DEFAULT_MLFLOW_UI = "http://127.0.0.1:5000"
@@ -299,6 +304,16 @@ class RunLog:
             if place := _local_path(model.artifact_location):
                 shutil.rmtree(place, ignore_errors=True)
 
+    @contextmanager
+    def watching_machine(self) -> Iterator[None]:
+        """Inside, CPU, memory, disk, network and NVIDIA GPUs are told every ten seconds, as MLflow's "System metrics"."""
+        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.tracker.uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
     def end(self, status: str) -> None:
         """Sends the rest, and closes the run as FINISHED, FAILED or KILLED."""
         self.flush()
@@ -316,6 +331,10 @@ class SilentLog(RunLog):
 
     def text(self, text: str, name: str) -> None:
         """Nothing."""
+
+    def watching_machine(self) -> AbstractContextManager[None]:
+        """Nothing."""
+        return nullcontext()
 
     def end(self, status: str) -> None:
         """Nothing."""

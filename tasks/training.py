@@ -34,7 +34,8 @@ def train(request: TrainingRequest, workspace: Workspace) -> TrainedModel | None
 def finish(session: Session, stop: StopRequests, watcher: Watcher) -> TrainedModel:
     """Trains a session to its end, as `train` does, and closes its run."""
     try:
-        trained = _run_steps(session, stop, watcher)
+        with session.run.watching_machine():
+            trained = _run_steps(session, stop, watcher)
     except InterruptedByUser:
         session.run.end("KILLED")
         raise
@@ -116,8 +117,9 @@ def _agree(session: Session, stop: StopRequests) -> None:
 
 def _facts(session: Session) -> str:
     """What is worth a glance, beside the bar."""
-    loss = session.so_far.train_loss
-    return "" if loss is None else f"loss {loss:.3f}"
+    if session.so_far.train_loss is None:
+        return ""
+    return f"loss {session.so_far.train_loss:.3f}, {session.throughput.tokens_per_second:,.0f} tokens/s"
 
 
 train_task = road_task("train", tags=["gpu"], retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)(

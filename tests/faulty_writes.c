@@ -77,6 +77,8 @@ static int verdict(const char *operation, const char *path)
     }
     if (!control->fail_at)
         return GO_ON;
+    if (!strcmp(operation, "unlink") && strcmp(control->operation, "unlink")) /* a disk that takes no more lets files go */
+        return GO_ON;
     if (!control->is_for_good || !atomic_load(&control->struck)) {
         if (strcmp(operation, control->operation) || fnmatch(control->pattern, inner, FNM_PATHNAME | FNM_PERIOD))
             return GO_ON;

@@ -70,6 +70,16 @@ def test_a_run_leaves_checkpoints_curves_parameters_and_the_data_set(
     assert {int(model.params["step"]) for model in models} == {c.step for c in kept}
 
 
+def test_the_machine_is_watched_meanwhile(
+    dataset: Dataset, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    trained = train(tiny_request(dataset, steps="100"), workspace)
+    metrics = Tracker(workspace).client.get_run(trained.run_id).data.metrics
+    assert metrics["system/cpu_utilization_percentage"] >= 0
+    assert metrics["system/system_memory_usage_megabytes"] > 0
+
+
 Moment = Literal["logging", "second part of a step", "evaluation", "saving", "sampling", "update"]
 
 
