@@ -36,6 +36,8 @@ class _RateColumn(ProgressColumn):
         self.done_before = done_before
 
     def render(self, task: Task) -> Text:
+        if task.fields["facts"]:  # which tell a rate that says more, and 80 columns are not for two
+            return Text()
         return Text(
             _rate(task.completed - self.done_before, task.elapsed or 0.0, self.unit),
             style="progress.data.speed",
