@@ -66,7 +66,7 @@ class NetworkConfig:
 class TrainingConfig:
     """The plan of a training. The defaults are those of the preset `pocket`.
 
-    `batch_size` is the number of windows a step, over all its accumulation steps. ValueError if a value
+    `batch_size` is the number of windows a step, over all its accumulation steps, which several processes share. ValueError if a value
     cannot be meant.
     """
 

@@ -10,6 +10,7 @@ PyTorch's modules for this take most of a second to import, which a single proce
 
 import contextlib
 import gc
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -43,15 +44,19 @@ class Ranks:
         """Whether this process speaks for all."""
         return self.rank == 0
 
+    def parts(self, of_all: int) -> int:
+        """Of the parts that a batch goes through the networks in, those of one rank: so that no part grows with the ranks."""
+        return math.ceil(of_all / self.size)
+
     def share(self, windows: npt.NDArray[np.int64], parts: int) -> npt.NDArray[np.int64]:
-        """Windows [batch_size] of all ranks -> those of this one, [parts, batch_size / parts / size].
+        """Windows [batch_size] of all ranks -> those of this one in so many parts, [parts, batch_size / parts / size].
 
         ValueError if they cannot be dealt out evenly.
         """
         if len(windows) % (parts * self.size):
             raise ValueError(
-                f"training.batch_size {len(windows)} is not a multiple of {self.size} processes times "
-                f"training.gradient_accumulation_steps {parts}"
+                f"training.batch_size {len(windows)} cannot be dealt out to {self.size} processes in {parts} equal parts each; "
+                "change it, or training.gradient_accumulation_steps"
             )
         return windows.reshape(parts, self.size, -1)[:, self.rank]
 

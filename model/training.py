@@ -104,7 +104,8 @@ class Training:
             block_size=recipe.network.block_size,
             batch_size=config.batch_size,
         )
-        ranks.share(self.order.window_starts(0), config.gradient_accumulation_steps)  # or a ValueError
+        self._parts = ranks.parts(config.gradient_accumulation_steps)
+        ranks.share(self.order.window_starts(0), self._parts)  # or a ValueError
         self.device = choose_device(config.device)
         self.precision = choose_precision(self.device, config.precision, network=recipe.network)
         self.network = build_network(recipe.network, seed=config.seed).to(self.device)
@@ -158,7 +159,7 @@ class Training:
 
     def _accumulate_gradients(self) -> Tensor:
         """Leaves the gradient of the whole batch's mean loss in the weights, and returns that loss, 0-d."""
-        parts = self.recipe.training.gradient_accumulation_steps
+        parts = self._parts
         total = torch.zeros((), device=self.device)
         # Parts of equal size: the mean of their means is the mean of the whole batch.
         shares = self.ranks.share(self.order.window_starts(self.step), parts)

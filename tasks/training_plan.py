@@ -13,6 +13,7 @@ from model.flops import flops_per_token, utilisation
 from model.footprint import Footprint, footprint
 from model.network import empty_network, parameter_count
 from model.order import DataOrder
+from model.ranks import Ranks
 from model.training import Training
 from storage.checkpoints import latest_checkpoint
 from storage.datasets import Dataset, find_dataset
@@ -64,14 +65,15 @@ def plan_training(
     recipe, done = _recipe(request, dataset, workspace)
     config, ranks = recipe.training, request.processes * request.nodes
     order = _order(recipe, dataset)
-    windows = config.batch_size // (config.gradient_accumulation_steps * ranks)
+    parts = Ranks(size=ranks).parts(config.gradient_accumulation_steps)
+    windows = Ranks(size=ranks).share(order.window_starts(0), parts).shape[1]
     memory, device_bytes = footprint(recipe), _device_bytes(config)
     shared_by = ranks if config.parallelism == "sharded" else 1
     device = choose_device(config.device)
     needed = int(_ALLOCATED.get(device.type, 1.0) * memory.bytes(windows, shared_by=shared_by))
     if needed > device_bytes:
         raise ValueError(_way_out(recipe, memory, windows, ranks, needed, device_bytes))
-    seconds_a_step = _calibrated(recipe, dataset, windows)
+    seconds_a_step = _calibrated(recipe, dataset, windows, parts)
     tokens_a_step = config.batch_size * recipe.network.block_size
     steps = config.steps - done
     name = device_name(device)
@@ -136,7 +138,7 @@ def _way_out(
     what = f"it takes about {needed / 1e9:.1f} GB, and the device has {device_bytes / 1e9:.1f} GB"
     for fewer in sorted((n for n in range(1, windows) if windows % n == 0), reverse=True):
         if more * memory.bytes(fewer, shared_by=shared_by) <= device_bytes:
-            parts = config.gradient_accumulation_steps * windows // fewer
+            parts = Ranks(size=ranks).parts(config.gradient_accumulation_steps) * ranks * windows // fewer
             return f"{what}; it fits, with the same losses, with --set training.gradient_accumulation_steps={parts}"
     for processes in (2**power for power in range(1, 11)):
         if more * memory.bytes(1, shared_by=processes) <= device_bytes:
@@ -144,10 +146,8 @@ def _way_out(
     return f"{what}; choose a smaller network, such as --preset pocket"
 
 
-def _calibrated(recipe: Recipe, dataset: Dataset, windows: int) -> float:
-    """Seconds of a step of this device, from steps of one part and of two: the update is there once, the parts are as many as
-    the recipe has."""
-    parts = recipe.training.gradient_accumulation_steps
+def _calibrated(recipe: Recipe, dataset: Dataset, windows: int, parts: int) -> float:
+    """Seconds of a step of this device, from steps of one part and of two: the update is there once, the parts are more."""
     cuts = (1, 2) if parts > 1 else (1,)
     with Watch("calibrate", total=CALIBRATION_STEPS, unit="steps") as watch:
         seconds = [

@@ -26,7 +26,7 @@ RECIPE = Recipe(
     training=TrainingConfig(
         steps=12,
         batch_size=8,
-        gradient_accumulation_steps=2,
+        gradient_accumulation_steps=4,
         warmup_steps=3,
         device="cpu",
         precision="float32",
@@ -125,8 +125,13 @@ def test_the_windows_of_all_ranks_are_the_batch_whatever_their_number_and_the_pa
 
 
 def test_a_batch_that_cannot_be_dealt_out_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"batch_size 8 is not a multiple of 3 processes times .*_steps 2"):
+    with pytest.raises(ValueError, match="batch_size 8 cannot be dealt out to 3 processes in 2 equal parts"):
         Training(RECIPE, TOKENS, dataset_digest="digest", ranks=Ranks(rank=0, size=3))
+
+
+def test_parts_are_shared_and_never_larger_than_alone() -> None:
+    assert [Ranks(size=size).parts(40) for size in (1, 2, 8, 16, 64)] == [40, 20, 5, 3, 1]
+    assert Ranks(size=8).share(np.arange(480), Ranks(size=8).parts(40)).shape == (5, 12), "nanoGPT's GPT-2"
 
 
 def test_alone_nobody_is_asked() -> None:

@@ -136,8 +136,8 @@ def test_when_the_one_who_asked_is_killed_no_process_is_left(dataset: Dataset, w
 
 
 def test_what_cannot_be_is_one_clear_line(dataset: Dataset, workspace: Workspace) -> None:
-    with pytest.raises(ValueError, match=r"batch_size 6 is not a multiple of 2 processes times .*_steps 2"):
-        train(request_of(dataset, batch_size="6"), workspace)
+    with pytest.raises(ValueError, match="batch_size 9 cannot be dealt out to 2 processes in 2 equal parts"):
+        train(request_of(dataset, batch_size="9", gradient_accumulation_steps="3"), workspace)
     for wrong in ({"processes": 0}, {"nodes": 2}, {"node": 1}, {"rendezvous": "localhost:1"}):
         with pytest.raises(ValueError, match="--n"):
             TrainingRequest(**wrong)  # type: ignore[arg-type]
