@@ -3,7 +3,7 @@
 import contextlib
 import platform
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
@@ -79,6 +79,23 @@ def random_numbers_of(device: torch.device, seed: int, step: int, rank: int = 0)
     finally:
         for generator, state in zip(generators, before, strict=True):
             generator.set_state(state)
+
+
+@contextlib.contextmanager
+def repeatable() -> Iterator[None]:
+    """Inside, PyTorch computes by what gives the same bits each time, where it has such: compiled networks and GPUs would else
+    add the gradients of a token's embedding, and of attention, in the order in which threads come."""
+    was_enabled = torch.are_deterministic_algorithms_enabled()
+    was_warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    memory: Any = torch.utils.deterministic  # a module with a property, which types do not know
+    was_filling = memory.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    memory.fill_uninitialized_memory = False  # all that is read here has been written
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was_enabled, warn_only=was_warn_only)
+        memory.fill_uninitialized_memory = was_filling
 
 
 def _is_wide(network: NetworkConfig) -> bool:

@@ -59,8 +59,10 @@ class Muon(torch.optim.Optimizer):
                 torch.where(kept > 0, gradient, buffer)
                 for gradient, buffer in zip(gradients, buffers, strict=True)
             ]
-        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
-        ahead = torch._foreach_lerp(gradients, buffers, group["momentum"])
+        # In place of lerp, which PyTorch 2.11 does not know of tensors in parts. From itself to itself is no way at all.
+        kept_back = 1 - group["momentum"]
+        torch._foreach_add_(buffers, torch._foreach_sub(gradients, buffers), alpha=kept_back)
+        ahead = torch._foreach_add(buffers, torch._foreach_sub(gradients, buffers), alpha=kept_back)
         rows, columns = parameters[0].shape
         together = orthogonal(torch.stack([whole(one) for one in ahead])).float()
         steps = together * (kept * (-rate * math.sqrt(max(1, rows / columns))))

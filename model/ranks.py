@@ -34,7 +34,7 @@ TIMEOUT: Final = timedelta(minutes=10)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranks:
-    """This process among those of a training. All methods but `share` wait for the others: each calls them alike."""
+    """This process among those of a training. All methods but `parts` and `share` wait for the others: each calls them alike."""
 
     rank: int = 0
     size: int = 1
@@ -67,10 +67,6 @@ class Ranks:
         total = value.clone()
         distributed.all_reduce(total)
         return total / self.size
-
-    def any(self, is_so: bool) -> bool:
-        """Whether it is so on one of them."""
-        return any(self.all_of(is_so))
 
     def all_of(self, value: Any) -> list[Any]:
         """The values of all ranks, in order, on each."""

@@ -9,7 +9,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from model.batches import windows_of
 from model.config import Recipe
-from model.device import autocast, choose_device, choose_precision, random_numbers_of
+from model.device import autocast, choose_device, choose_precision, random_numbers_of, repeatable
 from model.guard import SKIPS_THAT_ARE_DIVERGENCE, Guard
 from model.network import build_network, check_tensors, load_tensors
 from model.optimizers import Optimizers, learning_rate_share_at
@@ -130,7 +130,8 @@ class Training:
         """Trains from `self.step` to the recipe's last step, one report a step."""
         while self.step < self.recipe.training.steps:
             self.network.train()
-            with random_numbers_of(self.device, self.recipe.training.seed, self.step, self.ranks.rank):
+            seed = self.recipe.training.seed
+            with random_numbers_of(self.device, seed, self.step, self.ranks.rank), repeatable():
                 report = self._take_step()
             yield report
 
@@ -161,6 +162,7 @@ class Training:
         """Leaves the gradient of the whole batch's mean loss in the weights, and returns that loss, 0-d."""
         parts = self._parts
         total = torch.zeros((), device=self.device)
+        self.network.zero_grad(set_to_none=True)  # there are some if the last step was broken off
         # Parts of equal size: the mean of their means is the mean of the whole batch.
         shares = self.ranks.share(self.order.window_starts(self.step), parts)
         for part, starts in enumerate(shares, start=1):

@@ -1,7 +1,7 @@
 """One process of a training by several: `python -m tasks.rank ASKED TOLD`, started by `tasks.launch`.
 
-ASKED is a JSON file with the request, of which the first rank's holds for all; to TOLD it appends a line of JSON for each thing that happens. Its exit status is 0 if it
-has told its end, be it a stop on request, and 1 if it has failed.
+ASKED is a JSON file with the request, of which the first rank's holds for all; to TOLD it appends a line of JSON for each thing
+that happens. Its exit status is 0 if it has told its end, be it a stop on request, and 1 if it has failed.
 """
 
 import json

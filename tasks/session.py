@@ -251,9 +251,8 @@ class Session:
             facts=self._facts(val_loss),
             tokenizer_json=self.dataset.tokenizer_json(),
         )
-        if (
-            checkpoint.facts["val_loss"] != val_loss
-        ):  # it was saved in haste, and the val loss is known by now
+        # It was saved in haste, and the val loss is known by now.
+        if checkpoint.facts["val_loss"] != val_loss:
             checkpoint = with_facts(checkpoint, self._facts(val_loss))
             self.run.forget_checkpoint(checkpoint.step)
         self.run.checkpoint(checkpoint, {} if val_loss is None else {"val_loss": val_loss}, self.dataset)

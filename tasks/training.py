@@ -22,13 +22,12 @@ def train(request: TrainingRequest, workspace: Workspace) -> TrainedModel | None
     """
     if request.processes * request.nodes > 1:
         return train_by_processes(request, workspace)
-    with pulse("open run"):
-        session = Session(request, workspace)
-    steps, done = session.recipe.training.steps, session.training.step
     with StopRequests() as stop:
-        return finish(
-            session, stop, Watch("train", total=steps, done=done, unit="steps", artifact_key="train")
-        )
+        with pulse("open run"):
+            session = Session(request, workspace)
+        steps, done = session.recipe.training.steps, session.training.step
+        watch = Watch("train", total=steps, done=done, unit="steps", artifact_key="train")
+        return finish(session, stop, watch)
 
 
 def finish(session: Session, stop: StopRequests, watcher: Watcher) -> TrainedModel:

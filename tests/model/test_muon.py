@@ -31,7 +31,7 @@ def test_it_does_what_pytorchs_does(weight_decay: float) -> None:
         our.step()
         their.step()
     for (_, one), (_, other) in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(one, other, atol=5e-4, rtol=0)  # bfloat16 inside, in another order
         torch.testing.assert_close(our.state[one]["momentum_buffer"], their.state[other]["momentum_buffer"])
 
 

@@ -136,7 +136,6 @@ def test_parts_are_shared_and_never_larger_than_alone() -> None:
 
 def test_alone_nobody_is_asked() -> None:
     assert ALONE.is_first
-    assert ALONE.any(True)
-    assert not ALONE.any(False)
+    assert ALONE.all_of("a") == ["a"]
     assert ALONE.from_first("a") == "a"
     assert ALONE.mean(torch.tensor(2.0)) == 2.0

@@ -87,11 +87,13 @@ def test_a_compiled_run_resumes_to_the_bit_and_comes_near_one_that_is_not() -> N
     compiled = replace(one_layer, training=replace(one_layer.training, compilation="on"))
     whole = new_training(compiled)
     losses = losses_of(whole, until=12)
-    first, second = new_training(compiled), new_training(compiled)
+    first = new_training(compiled)
     losses_before = losses_of(first, until=5)
-    second.load(first.state())
-    assert losses_before + losses_of(second, until=12) == losses
-    assert_same(second.state(), whole.state())
+    for _ in range(5):  # without `repeatable` one in three is another, in the last bits
+        second = new_training(compiled)
+        second.load(first.state())
+        assert losses_before + losses_of(second, until=12) == losses
+        assert_same(second.state(), whole.state())
     # Its dropout draws other numbers: the same but for those.
     assert losses == pytest.approx(losses_of(new_training(one_layer), until=12), abs=0.05)
 
@@ -111,11 +113,13 @@ def test_what_happens_between_steps_changes_nothing() -> None:
     assert_same(busy.state(), quiet.state())
 
 
-def test_training_leaves_the_global_random_numbers_alone() -> None:
+def test_training_leaves_the_global_random_numbers_and_settings_alone() -> None:
     torch.manual_seed(3)
     before = torch.get_rng_state()
     losses_of(new_training(), until=3)
     assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert torch.utils.deterministic.fill_uninitialized_memory
 
 
 def test_accumulation_gives_the_same_loss_and_update_as_the_whole_batch() -> None:
@@ -295,8 +299,10 @@ def test_a_step_that_is_broken_off_costs_that_step_alone(recipe: Recipe) -> None
     assert state.step == 4
     again = new_training(recipe)
     again.load(state)
-    losses_of(again, until=12)
-    assert_same(again.state(), whole.state())
+    training.network.forward = forward  # type: ignore[method-assign]
+    for going_on in (again, training):
+        losses_of(going_on, until=12)
+        assert_same(going_on.state(), whole.state())
 
 
 def test_data_that_does_not_fit_is_refused() -> None:
