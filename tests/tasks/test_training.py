@@ -12,7 +12,7 @@ from typing import Any, Literal
 import pytest
 from tiny_data import build_plainly
 
-from model import training
+from model import batches, training
 from model.optimizers import Optimizers
 from model.order import DataOrder
 from model.training import DivergedError
@@ -143,7 +143,7 @@ def signal_at(moment: Moment, step: int, number: signal.Signals, patch: pytest.M
     owner: Any
     owner, name = {
         "logging": (tracking.RunLog, "metrics"),
-        "second part of a step": (training, "gather"),
+        "second part of a step": (batches, "gather"),
         "update": (Optimizers, "step"),
         "evaluation": (session, "estimate_loss"),
         "saving": (checkpoints, "_save_tensors"),
