@@ -3,6 +3,7 @@
 build_dataset     shards -> data set
 train_model       data set -> checkpoints and an MLflow run
 evaluate_model    model, data set -> exact losses
+quantize_model    model -> a smaller one, and what that costs
 run_pipeline      the whole road, from corpus to registered model
 command_line      `brickroad`
 prefect_server    a server for one run, where none is running

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import dataset_commands
-from flows.console import command, next_steps, printable, say, table, words
+from flows import dataset_commands, model_commands
+from flows.console import command, next_steps, say, table, words
 from flows.environment import prepare
 from flows.options import (
     CorpusArgument,
@@ -20,7 +20,6 @@ from flows.options import (
     DepthOption,
     JsonOption,
     LimitOption,
-    ModelArgument,
     NameOption,
     NodeOption,
     NodesOption,
@@ -56,6 +55,7 @@ app = typer.Typer(
     "[dim]Start with[/dim] brickroad run [dim]: it needs no network, account or GPU.[/dim]",
 )
 app.add_typer(dataset_commands.app, name="dataset")
+app.add_typer(model_commands.app)  # its commands stand beside those of this file
 
 
 @app.command(
@@ -72,6 +72,7 @@ def run(
     preset: PresetOption = None,
     depth: DepthOption = None,
     settings: SetOption = None,
+    processes: ProcessesOption = 1,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -93,7 +94,7 @@ def run(
     )
     result = run_pipeline(
         config,
-        TrainingRequest(preset=preset, depth=depth, settings=settings_by_key(settings)),
+        TrainingRequest(preset=preset, depth=depth, settings=settings_by_key(settings), processes=processes),
         workspace=place.root,
     )
     dataset, model, version = result.built.dataset, result.model, result.version
@@ -244,82 +245,6 @@ def train(
         "ran_out_of_patience": trained.ran_out_of_patience,
         "seconds": trained.seconds,
     }
-
-
-@app.command(epilog="Example:  brickroad evaluate brickroad-gpt@champion")
-@command
-def evaluate(
-    model: ModelArgument,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset", help="Data set. \\[default: the one it was trained on]", show_default=False
-        ),
-    ] = None,
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> Mapping[str, Any]:
-    """Measure a model exactly: its loss on every token of the val split."""
-    place = prefect_ready(workspace, debug)
-    from flows.evaluate_model import evaluate_model
-
-    evaluation = evaluate_model(model, dataset, workspace=place.root)
-    show_evaluation(evaluation)
-    return {
-        "val_loss": evaluation.val_loss,
-        "val_bits_per_byte": evaluation.val_bits_per_byte,
-        "perplexity": evaluation.perplexity,
-        "tokens": evaluation.tokens,
-        "references": asdict(evaluation.references),
-        "dataset": evaluation.dataset,
-    }
-
-
-@app.command(
-    epilog='Examples:  brickroad generate brickroad-gpt@champion --prompt "The "   ·   brickroad generate RUN_ID --tokens 500 --seed 7'
-)
-@command
-def generate(
-    model: ModelArgument,
-    prompt: Annotated[
-        str, typer.Option("--prompt", help="Text to continue; empty starts a new document.")
-    ] = "",
-    tokens: Annotated[int, typer.Option("--tokens", help="How many tokens to write at most.")] = 200,
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="0 takes the likeliest each time; 1 is as learnt.")
-    ] = 0.8,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", help="Choose among the k likeliest only.", show_default=False)
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option("--top-p", help="Choose among the likeliest that have this share.", show_default=False),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="The same seed writes the same text.")] = 0,
-    workspace: WorkspaceOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> Mapping[str, Any]:
-    """Let a model write, as it goes."""
-    prepare(Workspace.at(workspace))
-    from tasks.loading import load_model
-    from tasks.registry import find_model
-
-    loaded = load_model(find_model(model, Workspace.at(workspace)).path)
-    began, text = time.monotonic(), ""
-    pieces = loaded.write(prompt, tokens=tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    if not as_json:
-        print(printable(prompt), end="")
-    for piece in pieces:
-        text += piece
-        if not as_json:
-            print(printable(piece), end="", flush=True)
-    seconds = time.monotonic() - began
-    if not as_json:
-        print()
-    written = len(loaded.tokenizer.encode(text))
-    return {"text": text, "tokens_per_second": written / seconds if seconds else 0.0, "tokens": written}
 
 
 @app.command(epilog="Example:  brickroad up --prefect-port 4300 --mlflow-port 5300")

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, ParamSpec
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -54,6 +55,8 @@ def command(function: Callable[P, Mapping[str, Any]]) -> Callable[P, None]:
                 print(json.dumps(facts, default=_plain, allow_nan=False))
             if facts.get("ok") is False:
                 sys.exit(EXIT_FAILED)
+        except typer.BadParameter:
+            raise  # wrong usage, which Typer reports
         except BaseException as error:
             sys.exit(_report(error, debug))
 

@@ -249,6 +249,69 @@ SetOption = Annotated[
         show_default=False,
     ),
 ]
+_LORA = "LoRA"
+LoraOption = Annotated[
+    int | None,
+    typer.Option(
+        "--lora",
+        metavar="RANK",
+        rich_help_panel=_LORA,
+        help="Learn adapters of this rank, such as 8, and nothing else. \\[default: all weights learn]",
+        show_default=False,
+    ),
+]
+LoraAlphaOption = Annotated[
+    float | None,
+    typer.Option(
+        "--lora-alpha",
+        rich_help_panel=_LORA,
+        help="Over the rank: how much of the adapters is added. \\[default: twice the rank]",
+        show_default=False,
+    ),
+]
+LoraTargetsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lora-targets",
+        rich_help_panel=_LORA,
+        help="Matrices with adapters, by commas: attention, feed_forward, head, or one of a part's. "
+        "\\[default: attention.query,attention.value]",
+        show_default=False,
+    ),
+]
 ModelArgument = Annotated[str, typer.Argument(help="Run id, name/version, name@alias, or checkpoint folder.")]
 
 DatasetArgument = Annotated[str, typer.Argument(help="Data set: name, name@digest or path.")]
+
+PromptOption = Annotated[str, typer.Option("--prompt", help="Text to continue; empty starts a new document.")]
+TokensOption = Annotated[int, typer.Option("--tokens", help="How many tokens to write at most.")]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", help="0 takes the likeliest each time; 1 is as learnt.")
+]
+TopKOption = Annotated[
+    int | None, typer.Option("--top-k", help="Choose among the k likeliest only.", show_default=False)
+]
+TopPOption = Annotated[
+    float | None,
+    typer.Option("--top-p", help="Choose among the likeliest that have this share.", show_default=False),
+]
+MinPOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-p",
+        help="Choose among those at least this share as likely as the likeliest.",
+        show_default=False,
+    ),
+]
+PenaltyOption = Annotated[
+    float,
+    typer.Option(
+        "--repetition-penalty",
+        help="Makes what the text has already so many times less likely; 1 does not.",
+    ),
+]
+SeedOption = Annotated[int, typer.Option("--seed", help="The same seed writes the same text.")]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option("--stop", help="End before this text. May be repeated.", show_default=False),
+]

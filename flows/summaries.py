@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.panel import Panel
 
-from flows.console import duration, printable, say, size, table, words
+from flows.console import columns, duration, printable, say, size, table, words
 
 if TYPE_CHECKING:  # heavy imports, and whoever has one of these has made them
+    from flows.finetune_model import FineTunedModel
     from storage.datasets import Dataset
     from tasks.build import BuiltDataset
     from tasks.certificate import Certificate
     from tasks.dropped import DroppedDocument
     from tasks.evaluation import Evaluation
     from tasks.look import Origin
+    from tasks.quantization import QuantizationReport
     from tasks.training_plan import TrainingPlan
 
 SAMPLE_LINES = 10
@@ -97,8 +99,39 @@ def show_evaluation(evaluation: "Evaluation") -> None:
             "bigram": f"{lines.bigram:.4f}: this model is {verdict}",
             "unigram": f"{lines.unigram:.4f}",
             "uniform": f"{lines.uniform:.4f}",
+            "certainty": f"likeliest token right {evaluation.accuracy:.1%}, calibration error {evaluation.calibration_error:.2%}",
+            "it writes": f"repeats itself {evaluation.samples.repetition:.1%}, training text {evaluation.samples.seen:.1%}",
+        }
+        | {
+            f"questions {one.name}": f"{one.accuracy:.1%} ± {one.standard_error:.1%} of {one.questions:,} right, by byte "
+            f"{one.accuracy_by_byte:.1%}, chance {one.chance:.1%}"
+            for one in evaluation.answers
         },
     )
+
+
+def show_fine_tuned(tuned: "FineTunedModel") -> None:
+    """What a fine-tuning learnt, and what it forgot."""
+    plan, trained = tuned.plan, tuned.trained
+    rows = {
+        "parent": str(plan.parent.checkpoint.path),
+        "learnt": f"{plan.trainable_parameters:,} of {plan.parameters:,} parameters, {100 * plan.trainable_share:.2f} %",
+    }
+    for what, change in (("its own data", tuned.own), ("its parent's", tuned.forgetting)):
+        rows[what] = (
+            f"{change.before:.4f} nats per token before, [bold]{change.after:.4f}[/bold] after, {change.difference:+.4f}, on "
+            f"{change.dataset}"
+            if change
+            else "is not here: what was forgotten is not known"
+        )
+    if plan.cut_responses:
+        rows["cut"] = (
+            f"[yellow]{plan.cut_responses:,} responses[/yellow] were too long for the model, and lost their end"
+        )
+    rows |= {"steps": f"{trained.steps:,}", "checkpoint": str(trained.checkpoint)}
+    if tuned.adapter:
+        rows["adapter"] = f"{tuned.adapter.name} version {tuned.adapter.version}, {tuned.adapter.path}"
+    table("Fine-tuning", rows | {"MLflow run": trained.run_id})
 
 
 def show_sample(text: str, title: str = "It writes") -> None:
@@ -149,4 +182,31 @@ def show_training_plan(plan: "TrainingPlan") -> None:
             "time": f"{duration(plan.seconds)}, steps alone",
             "cost": cost,
         },
+    )
+
+
+def show_quantization(report: "QuantizationReport") -> None:
+    """A quantized model beside the one it was made from."""
+    columns(
+        f"On all {report.tokens:,} val tokens of {report.dataset}",
+        ["", "file", "loss", "over bfloat16", "bits/byte", "reads", "writes"],
+        [
+            [
+                one.name,
+                size(one.bytes),
+                f"{one.val_loss:.4f}",
+                f"{one.over_bfloat16.difference:+.4f}±{one.over_bfloat16.standard_error:.4f}",
+                f"{one.val_bits_per_byte:.4f}",
+                f"{one.evaluation_tokens_per_second:,.0f}",
+                f"{one.generation_tokens_per_second:,.0f}",
+            ]
+            for one in report.variants
+        ],
+    )
+    say(
+        f"[dim]Nats per token, ± one standard error over {report.windows:,} windows; tokens a second read and written; bfloat16's file is counted.[/dim]"
+    )
+    table(
+        "Model",
+        {"size": f"{report.bytes_over_float32:.3f} of float32's", "folder": escape(str(report.checkpoint))},
     )

@@ -18,7 +18,14 @@ The way of a text through this package, one module a stop:
 
     training.py          `for report in training.steps(): ...`, resumable to the bit
     evaluation.py        exact loss, perplexity and bits per byte
-    generation.py        text out, token by token
+    cache.py             keys and values of what was read, so that a next token costs one token
+    sampling.py          scores -> the next token
+    generation.py        ids out, token by token, for several prompts at once
+    writing.py           those ids -> text, which stops where it shall
+    gpt2.py              our GPT under the names of Hugging Face's GPT-2, and back
+    quantization.py      matrices in 8 and 4 bits a number
+    side_by_side.py      several networks measured on the same text, by turns
+    paired.py            how much better one is, and how sure that is
 
 Tokens arrive as one-dimensional NumPy arrays, most often `np.memmap`, and are never loaded whole.
 """

@@ -11,6 +11,9 @@ from torch import Tensor
 from model.tokenizer import TokenArray
 
 Integers = npt.NDArray[np.int64]
+Learnt = npt.NDArray[np.uint8]  # of each token of a split: 1 if it is to be learnt, 0 if it is only read
+
+IGNORED: Final = -100  # a target that does not count: cross_entropy's own default
 
 #: Starts of windows [N] -> their inputs and targets, each int64 [N, block_size] on the device.
 Windows = Callable[[Integers], tuple[Tensor, Tensor]]
@@ -19,9 +22,20 @@ RESIDENT_SHARE: Final = 0.25  # of the free memory of a GPU: a split that takes 
 _UPLOADED_TOKENS: Final = 1 << 25  # at a time
 
 
-def windows_of(tokens: TokenArray, *, block_size: int, vocabulary_size: int, device: torch.device) -> Windows:
+def windows_of(
+    tokens: TokenArray,
+    *,
+    block_size: int,
+    vocabulary_size: int,
+    device: torch.device,
+    learnt: Learnt | None = None,
+) -> Windows:
     """The windows of a split, for a device: from its own memory on a GPU in which the split fits well, so that a step waits for
-    no disk and no copy; else from the host's. ValueError, at once or when it is met, if a token is not in the vocabulary."""
+    no disk and no copy; else from the host's. With `learnt` other targets are IGNORED.
+
+    ValueError, at once or when it is met, if a token is not in the vocabulary."""
+    if learnt is not None:
+        return _partly_ignored(tokens, learnt, block_size, vocabulary_size, device)
     if device.type == "cuda" and tokens.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
         return ResidentWindows(tokens, block_size=block_size, vocabulary_size=vocabulary_size, device=device)
 
@@ -29,6 +43,27 @@ def windows_of(tokens: TokenArray, *, block_size: int, vocabulary_size: int, dev
         return gather(tokens, starts, block_size=block_size, vocabulary_size=vocabulary_size, device=device)
 
     return gathered
+
+
+def _partly_ignored(
+    tokens: TokenArray, learnt: Learnt, block_size: int, vocabulary_size: int, device: torch.device
+) -> Windows:
+    def gathered(starts: Integers) -> tuple[Tensor, Tensor]:
+        inputs, targets = gather(
+            tokens, starts, block_size=block_size, vocabulary_size=vocabulary_size, device=device
+        )
+        is_learnt = np.lib.stride_tricks.sliding_window_view(learnt, block_size + 1)[starts][:, 1:]
+        is_ignored = _moved(torch.from_numpy(is_learnt == 0), device)
+        return inputs, targets.masked_fill(is_ignored, IGNORED)
+
+    return gathered
+
+
+def targets_to_learn(learnt: Learnt, starts: Integers, *, block_size: int) -> int:
+    """How many targets the windows at `starts` have that are to be learnt."""
+    return int(
+        np.lib.stride_tricks.sliding_window_view(learnt, block_size + 1)[starts][:, 1:].sum(dtype=np.int64)
+    )
 
 
 class ResidentWindows:

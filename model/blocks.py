@@ -6,7 +6,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.attention import MultiHeadAttention
+from model.cache import LayerCache
 from model.config import Activation, NetworkConfig
+from model.dropout import Dropout
 from model.norms import norm_of
 
 
@@ -43,22 +45,33 @@ class Block(nn.Module):
             self.cross_attention_norm = norm_of(config)
         self.feed_forward = FeedForward(config)
         self.feed_forward_norm = norm_of(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, hidden: Tensor, memory: Tensor | None = None) -> Tensor:
-        """hidden [B, T, width], and memory [B, S, width] for cross-attention -> [B, T, width]."""
-        hidden = self._add(hidden, self.attention, self.attention_norm)
+    def forward(
+        self,
+        hidden: Tensor,
+        memory: Tensor | None = None,
+        past: LayerCache | None = None,
+        visible: Tensor | None = None,
+    ) -> Tensor:
+        """hidden [B, T, width], and memory [B, S, width] for cross-attention -> [B, T, width].
+
+        `past` has what self-attention keeps of the tokens before these; `visible` is as `MultiHeadAttention` has it.
+        """
+        hidden = self._add(hidden, self.attention, self.attention_norm, None, past, visible)
         if memory is not None:
             hidden = self._add(hidden, self.cross_attention, self.cross_attention_norm, memory)
         return self._add(hidden, self.feed_forward, self.feed_forward_norm)
 
-    def _add(self, hidden: Tensor, part: nn.Module, norm: nn.Module, *memory: Tensor) -> Tensor:
-        """The residual connection around one part, with the norm where the config wants it."""
+    def _add(
+        self, hidden: Tensor, part: nn.Module, norm: nn.Module, *others: Tensor | LayerCache | None
+    ) -> Tensor:
+        """The residual connection around one part, which also sees `others`, with the norm where the config wants it."""
         added: Tensor
         if self.pre_norm:
-            added = hidden + self.dropout(part(norm(hidden), *memory))
+            added = hidden + self.dropout(part(norm(hidden), *others))
         else:
-            added = norm(hidden + self.dropout(part(hidden, *memory)))
+            added = norm(hidden + self.dropout(part(hidden, *others)))
         return added
 
 

@@ -6,9 +6,9 @@ program that gives the same ids; this one needs nothing but Python, and shows ho
 
 import functools
 import hashlib
+import heapq
 import itertools
 import json
-import math
 import operator
 import re
 from collections.abc import Sequence
@@ -27,6 +27,7 @@ TokenArray = npt.NDArray[np.integer[Any]]
 
 END_OF_TEXT: Final = "<|endoftext|>"
 _WORDS_REMEMBERED: Final = 1 << 16
+_LONGEST_REMEMBERED: Final = 64  # characters: else a server's memory would fill with what strangers send
 _MAXIMUM_IDS: Final = 1 << 24
 
 
@@ -178,7 +179,7 @@ class BpeTokenizer:
         """Ids of a text, 1-D. A literal `<|endoftext|>` is text like any other."""
         ids: list[int] = []
         for word in _words().findall(text):
-            ids += self._ids_of_word(word)
+            ids += self._ids_of_word(word) if len(word) <= _LONGEST_REMEMBERED else self._merged(word)
         return np.array(ids, self.dtype)
 
     def encode_documents(self, texts: Texts) -> tuple[TokenArray, npt.NDArray[np.int64]]:
@@ -209,24 +210,37 @@ class BpeTokenizer:
             return utf8.decode("utf-8", "replace")
 
     def _merged(self, word: str) -> list[int]:
-        """Ids of a word: its bytes, of which the neighbours with the earliest merge are joined until there is none."""
+        """Ids of a word: its bytes, of which the neighbours with the earliest merge are joined until there is none.
+
+        A heap keeps the pairs in that order, so that a word of 20,000 letters, as a prompt may be, takes no longer than others do.
+        """
         parts = [bytes([byte]) for byte in word.encode("utf-8", "surrogatepass")]
-        while len(parts) > 1:
-            ranked = [(self._rank_of_pair.get(pair, math.inf), pair) for pair in itertools.pairwise(parts)]
-            rank, (left, right) = min(ranked, key=lambda one: one[0])
-            if rank == math.inf:
-                break
-            joined: list[bytes] = []
-            index = 0
-            while index < len(parts):
-                if parts[index : index + 2] == [left, right]:
-                    joined.append(left + right)
-                    index += 2
-                else:
-                    joined.append(parts[index])
-                    index += 1
-            parts = joined
-        return [self._id_of_bytes[part] for part in parts]
+        end = len(parts)
+        before, after = [*range(-1, end - 1)], [*range(1, end + 1)]  # the places of neighbours
+        pairs: list[tuple[int, int, tuple[bytes, bytes]]] = []  # (rank, place of the left one, both)
+
+        def note(left: int, right: int) -> None:
+            if (
+                left >= 0
+                and right < end
+                and (rank := self._rank_of_pair.get((parts[left], parts[right]))) is not None
+            ):
+                heapq.heappush(pairs, (rank, left, (parts[left], parts[right])))
+
+        for place in range(end - 1):
+            note(place, place + 1)
+        while pairs:
+            _, place, pair = heapq.heappop(pairs)
+            other = after[place]
+            if other == end or (parts[place], parts[other]) != pair:
+                continue  # one of them has been joined to another meanwhile
+            parts[place], parts[other] = pair[0] + pair[1], b""
+            after[place] = after[other]
+            if after[place] < end:
+                before[after[place]] = place
+            note(before[place], place)
+            note(place, after[place])
+        return [self._id_of_bytes[part] for part in parts if part]
 
 
 def learnt_merges(fields: Any) -> Merges | None:

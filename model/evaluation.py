@@ -1,4 +1,4 @@
-"""Owns the measure of a network: its exact loss on a split, perplexity, and bits per byte."""
+"""Owns the measure of a network: its exact loss on a split, where in it the losses are, and whether its certainty is right."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -6,28 +6,70 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from model.batches import gather, to_tensor
+from model.batches import IGNORED, gather, to_tensor
 from model.device import ChosenPrecision, autocast
 from model.network import LanguageModel, device_of, predicting
 from model.tokenizer import TokenArray
 
 # Logits of one batch at most: 2^23 float32 are 32 MiB. Four times as many were slower on a CPU, by 1.4 times.
 LOGITS_PER_BATCH: Final = 2**23
+CERTAINTY_BINS: Final = 15  # as Guo et al. have them
+
+Sums = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class EvaluationReport:
-    """How well a network predicts a whole split."""
+    """How well a network predicts a whole split: sums over groups of tokens, from which all else follows.
 
-    loss: float  # nats per token
-    perplexity: float  # e^loss: as unsure as a fair choice among so many tokens
-    bits_per_byte: float  # of the split's UTF-8 text: comparable across tokenizers
-    tokens: int  # predicted, each exactly once
+    A token belongs to one place in the window (how many tokens before it the network saw, less one), one document (its end of
+    text included; in the order of the split), and one bin by the probability of the likeliest token.
+    """
+
     text_bytes: int
+    position_nats: Sums  # [block_size]
+    position_tokens: Counts  # [block_size]
+    document_nats: Sums  # [documents]
+    document_tokens: Counts  # [documents]
+    bin_tokens: Counts  # [CERTAINTY_BINS]
+    bin_certainty: Sums  # [CERTAINTY_BINS]: probabilities of the likeliest token, summed
+    bin_right: Counts  # [CERTAINTY_BINS]: how often it was the one
+
+    @property
+    def tokens(self) -> int:
+        """Predicted, each exactly once."""
+        return int(self.document_tokens.sum())
+
+    @property
+    def loss(self) -> float:
+        """Nats per token."""
+        return float(self.document_nats.sum()) / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """e^loss: as unsure as a fair choice among so many tokens."""
+        return math.exp(min(self.loss, 700.0))  # beyond that a float overflows
+
+    @property
+    def bits_per_byte(self) -> float:
+        """Of the split's UTF-8 text: comparable across tokenizers."""
+        return float(self.document_nats.sum()) / math.log(2) / self.text_bytes
+
+    @property
+    def accuracy(self) -> float:
+        """Share of tokens that were the likeliest."""
+        return int(self.bin_right.sum()) / self.tokens
+
+    @property
+    def calibration_error(self) -> float:
+        """How far the network's certainty is from how often it is right: equation 3 of Guo et al. 2017, arXiv:1706.04599."""
+        return float(np.abs(self.bin_right - self.bin_certainty).sum()) / self.tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +123,105 @@ def _evaluate(
     batch_tokens: int,
     precision: ChosenPrecision,
 ) -> Iterator[EvaluationProgress]:
-    device = device_of(network)
-    total, nats = len(tokens), 0.0
+    config, total = network.config, len(tokens)
+    tally = Tally(config.block_size, end_of_text)
     for begin in range(0, total, batch_tokens):
         # The tokens of this batch, and the one before them: input and target of each are neighbours.
         piece = np.asarray(tokens[max(begin - 1, 0) : begin + batch_tokens])
         if begin == 0:
             piece = np.concatenate([np.array([end_of_text], dtype=piece.dtype), piece])
-        on_device = to_tensor(piece, vocabulary_size=network.config.vocabulary_size, device=device)
-        nats += _total_nats(network, on_device[:-1], on_device[1:], precision)
+        on_device = to_tensor(piece, vocabulary_size=config.vocabulary_size, device=device_of(network))
+        inputs, targets = on_device[:-1], on_device[1:]
+        whole = len(inputs) // config.block_size * config.block_size  # a shorter last window goes by itself
+        for part, length in ((slice(0, whole), config.block_size), (slice(whole, None), len(inputs) - whole)):
+            if inputs[part].numel():
+                tally.add(
+                    predict(network, inputs[part].view(-1, length), targets[part].view(-1, length), precision)
+                )
         done = min(begin + batch_tokens, total)
-        report = _report(nats, total, text_bytes) if done == total else None
+        report = tally.report(text_bytes) if done == total else None
         yield EvaluationProgress(tokens_done=done, tokens_total=total, report=report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Predictions:
+    """What became of N tokens, [N] each."""
+
+    ids: Counts
+    places: Counts  # in the window
+    nats: Sums
+    certainty: Sums  # probability of the likeliest token
+    right: npt.NDArray[np.bool_]  # whether it was the one
+
+
+def predict(
+    network: LanguageModel, inputs: Tensor, targets: Tensor, precision: ChosenPrecision
+) -> Predictions:
+    """Of the targets [B, T] of windows [B, T], row by row; those of IGNORED are left out."""
+    logits, wanted = _logits(network, inputs, precision), targets.flatten()
+    normaliser, (top, likeliest) = logits.logsumexp(dim=-1), logits.max(dim=-1)
+    nats = normaliser - logits.gather(-1, wanted.clamp(min=0)[:, None])[:, 0]
+    places = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs).flatten()
+    counted = wanted != IGNORED
+    ids, where, losses, certainty, right = (
+        each[counted].cpu().numpy()
+        for each in (wanted, places, nats, (top - normaliser).exp(), likeliest == wanted)
+    )
+    return Predictions(
+        ids=ids,
+        places=where,
+        nats=losses.astype(np.float64),
+        certainty=certainty.astype(np.float64),
+        right=right,
+    )
+
+
+class Tally:
+    """Sums over groups of tokens, batch by batch in the order of the split."""
+
+    def __init__(self, block_size: int, end_of_text: int) -> None:
+        self._end_of_text = end_of_text
+        self._position = np.zeros((2, block_size))
+        self._bins = np.zeros((3, CERTAINTY_BINS))
+        self._documents: list[npt.NDArray[np.float64]] = []  # of each batch; its last may go on in the next
+        self._is_open = False
+
+    def add(self, found: Predictions) -> None:
+        """Counts the predictions of the next tokens."""
+        if not len(found.ids):
+            return
+        ones = np.ones(len(found.ids))
+        self._position += _sums(found.places, self._position.shape[1], found.nats, ones)
+        bins = np.minimum((found.certainty * CERTAINTY_BINS).astype(np.int64), CERTAINTY_BINS - 1)
+        self._bins += _sums(bins, CERTAINTY_BINS, ones, found.certainty, found.right)
+        ends = found.ids == self._end_of_text
+        documents = np.cumsum(ends) - ends  # a document's end of text is its own
+        sums = _sums(documents, int(documents[-1]) + 1, found.nats, ones)
+        if self._is_open:
+            self._documents[-1][:, -1] += sums[:, 0]
+            sums = sums[:, 1:]
+        if sums.size:
+            self._documents.append(sums)
+        self._is_open = not ends[-1]
+
+    def report(self, text_bytes: int) -> EvaluationReport:
+        """All of it."""
+        documents = np.concatenate(self._documents, axis=1)
+        return EvaluationReport(
+            text_bytes=text_bytes,
+            position_nats=self._position[0],
+            position_tokens=self._position[1].astype(np.int64),
+            document_nats=documents[0],
+            document_tokens=documents[1].astype(np.int64),
+            bin_tokens=self._bins[0].astype(np.int64),
+            bin_certainty=self._bins[1],
+            bin_right=self._bins[2].astype(np.int64),
+        )
+
+
+def _sums(groups: Counts, count: int, *values: npt.NDArray[np.float64] | npt.NDArray[np.bool_]) -> Sums:
+    """The sums of each of `values` by group, [values, count]."""
+    return np.stack([np.bincount(groups, weights=each, minlength=count) for each in values])
 
 
 def estimate_loss(
@@ -119,35 +248,18 @@ def estimate_loss(
             vocabulary_size=config.vocabulary_size,
             device=device_of(network),
         )
-        nats += float(_losses(network, inputs, targets, precision).sum())
+        nats += float(losses_of(network, inputs, targets, precision).sum())
     return nats / (windows * length)
 
 
-def _total_nats(network: LanguageModel, inputs: Tensor, targets: Tensor, precision: ChosenPrecision) -> float:
-    """The summed loss of consecutive tokens [N], cut into windows; a shorter last one goes by itself."""
-    block_size = network.config.block_size
-    whole = len(inputs) // block_size * block_size
-    nats = 0.0
-    for part, length in ((slice(0, whole), block_size), (slice(whole, None), len(inputs) - whole)):
-        if inputs[part].numel():
-            windows = inputs[part].view(-1, length), targets[part].view(-1, length)
-            nats += float(_losses(network, *windows, precision).sum())
-    return nats
-
-
-def _losses(network: LanguageModel, inputs: Tensor, targets: Tensor, precision: ChosenPrecision) -> Tensor:
-    """The loss of each target [B, T] in nats, [B * T], float64 on the CPU (MPS has no float64)."""
+def _logits(network: LanguageModel, inputs: Tensor, precision: ChosenPrecision) -> Tensor:
+    """The scores after windows of inputs [B, T], float32 [B * T, vocabulary_size]."""
     with predicting(network), autocast(inputs.device, precision):
-        logits = network(inputs).flatten(0, 1)
-        return functional.cross_entropy(logits, targets.flatten(), reduction="none").to("cpu", torch.float64)
+        logits: Tensor = network(inputs).flatten(0, 1).float()
+        return logits
 
 
-def _report(nats: float, tokens: int, text_bytes: int) -> EvaluationReport:
-    loss = nats / tokens
-    return EvaluationReport(
-        loss=loss,
-        perplexity=math.exp(min(loss, 700.0)),  # beyond that a float overflows
-        bits_per_byte=nats / math.log(2) / text_bytes,
-        tokens=tokens,
-        text_bytes=text_bytes,
-    )
+def losses_of(network: LanguageModel, inputs: Tensor, targets: Tensor, precision: ChosenPrecision) -> Tensor:
+    """The loss of each target [B, T] in nats, [B * T], float64 on the CPU (MPS has no float64)."""
+    logits = _logits(network, inputs, precision)
+    return functional.cross_entropy(logits, targets.flatten(), reduction="none").to("cpu", torch.float64)

@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from model.attention import Rotary
 from model.blocks import Block
+from model.cache import KeyValueCache
 from model.config import NetworkConfig
+from model.dropout import Dropout
 from model.norms import norm_of
 from model.parts import part_of
 
@@ -25,9 +27,18 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids int64 [B, T], T at most block_size -> logits [B, T, vocabulary_size]."""
+    def forward(self, ids: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        """ids int64 [B, T], T at most block_size -> logits [B, T, vocabulary_size].
+
+        With a cache, `ids` follow what each of its rows has already, and are there afterwards; the logits are those after the
+        last of them alone: [B, 1, vocabulary_size]. Of a network that keeps documents apart a row is one document. ValueError if a
+        row gets longer than block_size.
+        """
         raise NotImplementedError
+
+    def empty_cache(self, rows: int) -> KeyValueCache:
+        """A cache for so many texts of this network."""
+        return KeyValueCache(self.config.block_size, layers=self.config.layers, rows=rows)
 
 
 class BigramTable(LanguageModel):
@@ -37,7 +48,10 @@ class BigramTable(LanguageModel):
         super().__init__(config)
         self.table = nn.Embedding(config.vocabulary_size, config.vocabulary_size)
 
-    def forward(self, ids: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        if cache:
+            cache.begin(ids)
+            ids = ids[:, -1:]
         logits: Tensor = self.table(ids)
         return logits
 
@@ -47,26 +61,50 @@ class Gpt(LanguageModel):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__(config)
+        if config.documents == "apart" and config.end_of_text < 0:
+            raise ValueError(
+                "network.documents is apart, and network.end_of_text, which parts them, is not set"
+            )
         self.embedding = Embedding(config)
         self.blocks = nn.ModuleList(Block(config, causal=True) for _ in range(config.layers))
         self.norm = norm_of(config)
         if not config.tied_head:
             self.head = nn.Linear(config.width, config.vocabulary_size, bias=config.bias)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        hidden = self.embedding(ids)
-        for block in self.blocks:
-            hidden = block(hidden)
+    def forward(self, ids: Tensor, cache: KeyValueCache | None = None) -> Tensor:
+        hidden = self.embedding(ids, cache.begin(ids).positions if cache else None)
+        visible = None if cache else self._visible(ids)
+        for number, block in enumerate(self.blocks):
+            hidden = block(hidden, past=cache.layers[number] if cache else None, visible=visible)
+        if cache:
+            hidden = hidden[:, -1:]
         hidden = self.norm(hidden)
-        logits: Tensor
-        if self.config.tied_head:  # Press and Wolf 2017, arXiv:1608.05859: one matrix reads and writes tokens
-            logits = functional.linear(hidden, self.embedding.token.weight)
-        else:
-            logits = self.head(hidden)
+        # Press and Wolf 2017, arXiv:1608.05859: one matrix reads and writes tokens.
+        scores = self.embedding.token.scores if self.config.tied_head else self.head
+        logits: Tensor = scores(hidden)
         # Gemma 2, arXiv:2408.00118, section 2: no score gets beyond the cap.
         if cap := self.config.logit_soft_cap:
             logits = cap * (logits.float() / cap).tanh()
         return logits
+
+    def _visible(self, ids: Tensor) -> Tensor | None:
+        """Which tokens each token may see where documents are apart, bool [B, 1, T, T]: those of its own up to itself.
+
+        An end of text belongs to the document that follows it.
+        """
+        if self.config.documents == "joined":
+            return None
+        documents = (ids == self.config.end_of_text).cumsum(dim=1)
+        is_same = documents[:, None, :, None] == documents[:, None, None, :]
+        return is_same.tril()
+
+
+class TokenEmbedding(nn.Embedding):
+    """What each token is, learned; as a head's matrix it reads as well as writes."""
+
+    def scores(self, hidden: Tensor) -> Tensor:
+        """hidden [..., width] -> [..., vocabulary_size]."""
+        return functional.linear(hidden, self.weight)
 
 
 class Embedding(nn.Module):
@@ -75,14 +113,14 @@ class Embedding(nn.Module):
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
         self.block_size = config.block_size
-        self.token = nn.Embedding(config.vocabulary_size, config.width)
+        self.token = TokenEmbedding(config.vocabulary_size, config.width)
         self.position = (
             nn.Embedding(config.block_size, config.width) if config.positions == "learned" else None
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """ids [B, T] -> [B, T, width]. ValueError if T is above block_size."""
+    def forward(self, ids: Tensor, positions: Tensor | None = None) -> Tensor:
+        """ids [B, T] at positions [B, T], or 0 to T - 1 -> [B, T, width]. ValueError if T is above block_size."""
         length = ids.shape[1]
         if length > self.block_size:
             raise ValueError(
@@ -90,7 +128,7 @@ class Embedding(nn.Module):
             )
         embedded: Tensor = self.token(ids)
         if self.position:
-            embedded = embedded + self.position.weight[:length]
+            embedded = embedded + self.position.weight[slice(length) if positions is None else positions]
         dropped: Tensor = self.dropout(embedded)
         return dropped
 
@@ -169,12 +207,14 @@ def parameter_count(network: nn.Module) -> int:
 def predicting(network: nn.Module) -> Iterator[None]:
     """Inside, the network is in eval mode (no dropout) and keeps no gradients; afterwards it is as it was."""
     was_training = network.training
-    network.eval()
+    if was_training:  # walking through all its parts takes as long as a token of a small network
+        network.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        network.train(was_training)
+        if was_training:
+            network.train()
 
 
 def device_of(network: nn.Module) -> torch.device:

@@ -19,7 +19,7 @@ _PARTS: Final[Mapping[type[torch.optim.Optimizer], tuple[str, ...]]] = {
 
 
 class Optimizers:
-    """All that moves the weights of a network, as one.
+    """All that moves the weights of a network that learn, as one.
 
     AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101), with decay on matrices and embeddings only: norms and biases are left
     alone, as GPT-2's successors do, since to pull them to 0 would undo what they are for. With `config.optimizer` "muon" the
@@ -30,10 +30,11 @@ class Optimizers:
 
     def __init__(self, network: nn.Module, config: TrainingConfig) -> None:
         matrices, others = list[tuple[str, nn.Parameter]](), list[tuple[str, nn.Parameter]]()
-        for name, parameter in network.named_parameters():
+        learning = [(name, one) for name, one in network.named_parameters() if one.requires_grad]
+        for name, parameter in learning:
             is_matrix = name.startswith("blocks.") and parameter.dim() == 2
             (matrices if is_matrix and config.optimizer == "muon" else others).append((name, parameter))
-        self._optimizers: list[torch.optim.Optimizer] = [_adamw(others, config)]
+        self._optimizers: list[torch.optim.Optimizer] = [_adamw(others, config)] if others else []
         if matrices:
             self._optimizers.append(
                 Muon(

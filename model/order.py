@@ -23,6 +23,8 @@ class DataOrder:
     batch may run across the end of an epoch. Nothing is stored and nothing is drawn, so a resumed run, another
     number of ranks or of micro-batches sees the same global batch.
 
+    Where the tokens `are_rows`, each of block_size + 1 tokens, a row is a window: the inputs and, one token further, the targets.
+
     ValueError if the tokens are fewer than two windows, or the windows fewer than a batch.
     """
 
@@ -31,9 +33,10 @@ class DataOrder:
     tokens: int
     block_size: int
     batch_size: int  # windows a step
+    are_rows: bool = False
 
     def __post_init__(self) -> None:
-        if self.tokens < 2 * self.block_size:
+        if not self.are_rows and self.tokens < 2 * self.block_size:
             raise ValueError(
                 f"the train split has {self.tokens:,} tokens, fewer than two windows of block_size "
                 f"{self.block_size}; set network.block_size to at most {self.tokens // 2}, or take more text"
@@ -47,7 +50,14 @@ class DataOrder:
     @property
     def windows_per_epoch(self) -> int:
         """The same for every offset: what the largest offset leaves whole, with one token beyond as last target."""
+        if self.are_rows:
+            return self.tokens // self._stride
         return (self.tokens - self.block_size) // self.block_size
+
+    @property
+    def _stride(self) -> int:
+        """Tokens from the beginning of a window to that of the next."""
+        return self.block_size + self.are_rows
 
     def epoch(self, step: int) -> float:
         """Epochs of data that `step` steps consume; its whole part is the epoch that step `step` begins in."""
@@ -64,7 +74,7 @@ class DataOrder:
         for epoch in np.unique(epochs):
             here = epochs == epoch
             offset, keys = self._secrets(int(epoch))
-            starts[here] = offset + self.block_size * permuted(indices[here], self.windows_per_epoch, keys)
+            starts[here] = offset + self._stride * permuted(indices[here], self.windows_per_epoch, keys)
         return starts
 
     def _secrets(self, epoch: int) -> tuple[int, npt.NDArray[np.uint64]]:
@@ -72,7 +82,7 @@ class DataOrder:
         name = f"{self.dataset_digest}/{self.seed}/{epoch}".encode()
         digest = hashlib.shake_256(name).digest(8 * (1 + FEISTEL_ROUNDS))
         words = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
-        return int(words[0]) % self.block_size, words[1:]
+        return 0 if self.are_rows else int(words[0]) % self.block_size, words[1:]
 
 
 def permuted(indices: Integers, size: int, keys: npt.NDArray[np.uint64]) -> Integers:

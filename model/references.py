@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from model.batches import Learnt
 from model.tokenizer import TokenArray
 
 SMOOTHING: Final = 0.1  # added to every count, so that what was never seen is unlikely, not impossible
@@ -29,14 +30,23 @@ class References:
 
 
 def reference_lines(
-    train_tokens: TokenArray, val_tokens: TokenArray, *, vocabulary_size: int, end_of_text: int
+    train_tokens: TokenArray,
+    val_tokens: TokenArray,
+    *,
+    vocabulary_size: int,
+    end_of_text: int,
+    train_learnt: Learnt | None = None,
+    val_learnt: Learnt | None = None,
 ) -> References:
-    """What counting on train predicts on val: the very predictions that `evaluate` scores.
+    """What counting on train predicts on val: the very predictions that `evaluate` scores; of examples, `evaluate_rows`, with
+    which of the tokens are learnt.
 
     Pairs are learnt from the first MAXIMUM_TRAIN_TOKENS of train. ValueError for an empty split or unknown ids.
     """
-    learnt = PairCounts.of(train_tokens[:MAXIMUM_TRAIN_TOKENS], vocabulary_size, end_of_text)
-    wanted = PairCounts.of(val_tokens, vocabulary_size, end_of_text)
+    learnt = PairCounts.of(
+        train_tokens[:MAXIMUM_TRAIN_TOKENS], vocabulary_size, end_of_text, seconds=train_learnt
+    )
+    wanted = PairCounts.of(val_tokens, vocabulary_size, end_of_text, seconds=val_learnt)
     return References(
         uniform=math.log(vocabulary_size),
         unigram=_unigram_loss(learnt, wanted),
@@ -61,17 +71,26 @@ class PairCounts:
     counts: Integers
 
     @classmethod
-    def of(cls, tokens: TokenArray, vocabulary_size: int, end_of_text: int) -> "PairCounts":
-        """Counts a split, whose first token follows `end_of_text`. ValueError if it is empty or has unknown ids."""
+    def of(
+        cls, tokens: TokenArray, vocabulary_size: int, end_of_text: int, *, seconds: Learnt | None = None
+    ) -> "PairCounts":
+        """Counts a split, whose first token follows `end_of_text`; of `seconds` only pairs whose second token has a 1 there.
+
+        ValueError if it is empty or has unknown ids.
+        """
         if len(tokens) == 0:
             raise ValueError("the split has no tokens to count; give it some text")
         codes, counts = np.empty(0, np.int64), np.empty(0, np.int64)
-        for piece in _pieces(tokens, end_of_text):
+        for number, piece in enumerate(_pieces(tokens, end_of_text)):
             if piece.max() >= vocabulary_size or piece.min() < 0:
                 raise ValueError(
                     f"the tokens hold the id {piece.max()}, outside the vocabulary of {vocabulary_size}"
                 )
-            more, occurrences = np.unique(piece[:-1] * vocabulary_size + piece[1:], return_counts=True)
+            pairs = piece[:-1] * vocabulary_size + piece[1:]
+            if seconds is not None:
+                place = number * COUNTING_PIECE
+                pairs = pairs[np.asarray(seconds[place : place + len(pairs)]) == 1]
+            more, occurrences = np.unique(pairs, return_counts=True)
             codes, places = np.unique(np.concatenate([codes, more]), return_inverse=True)
             merged = np.zeros(len(codes), np.int64)
             np.add.at(merged, places, np.concatenate([counts, occurrences]))

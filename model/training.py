@@ -1,17 +1,18 @@
 """Owns training: a loop that yields a report each step, and a state from which it goes on to the bit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from model.batches import windows_of
+from model.batches import Integers, Learnt, targets_to_learn, windows_of
 from model.config import Recipe
 from model.device import autocast, choose_device, choose_precision, random_numbers_of, repeatable
 from model.guard import SKIPS_THAT_ARE_DIVERGENCE, Guard
-from model.network import build_network, check_tensors, load_tensors
+from model.lora import add_adapters
+from model.network import LanguageModel, build_network, check_tensors, load_tensors
 from model.optimizers import Optimizers, learning_rate_share_at
 from model.order import DataOrder
 from model.parts import whole
@@ -85,13 +86,22 @@ class Training:
     random number is a function of (seed, step), so neither what the caller does in between nor a restart from
     `state()` changes a bit of the outcome on one device.
 
-    `train_tokens` is 1-D, usually a memmap. Of several `ranks` each has a training of its own, with the same arguments, and
+    `train_tokens` is 1-D, usually a memmap. With `first_weights`, tensors as in `TrainingState.tensors` of which the network's
+    are taken, it begins from those instead of from a seed's. With `learnt` the tokens are rows of examples (`model.examples`), and
+    the loss is the mean over the targets that are to be learnt, over the whole batch. Of several `ranks` each has a training of its own, with the same arguments, and
     calls alike whatever is called here; the loss, the weights and the state are those of all together. ValueError if the
     tokens are fewer than two windows, have ids beyond the vocabulary (when they are met), or a batch cannot be dealt out.
     """
 
     def __init__(
-        self, recipe: Recipe, train_tokens: TokenArray, *, dataset_digest: str, ranks: Ranks = ALONE
+        self,
+        recipe: Recipe,
+        train_tokens: TokenArray,
+        *,
+        dataset_digest: str,
+        ranks: Ranks = ALONE,
+        first_weights: Mapping[str, Tensor] | None = None,
+        learnt: Learnt | None = None,
     ) -> None:
         config = recipe.training
         self.recipe = recipe
@@ -103,12 +113,14 @@ class Training:
             tokens=len(train_tokens),
             block_size=recipe.network.block_size,
             batch_size=config.batch_size,
+            are_rows=learnt is not None,
         )
+        self._learnt = learnt
         self._parts = ranks.parts(config.gradient_accumulation_steps)
         ranks.share(self.order.window_starts(0), self._parts)  # or a ValueError
         self.device = choose_device(config.device)
         self.precision = choose_precision(self.device, config.precision, network=recipe.network)
-        self.network = build_network(recipe.network, seed=config.seed).to(self.device)
+        self.network = _first_network(recipe, first_weights).to(self.device)
         is_compiled = config.compilation == "on" or (
             config.compilation == "auto" and self.device.type == "cuda"
         )
@@ -120,6 +132,7 @@ class Training:
             block_size=recipe.network.block_size,
             vocabulary_size=recipe.network.vocabulary_size,
             device=self.device,
+            learnt=learnt,
         )
         #: Whether an exception from outside, such as a signal's, would cost the step on its way and nothing else: neither
         #: weights nor optimizers have been touched. So it is until the first update begins, and then between `steps` being
@@ -163,16 +176,28 @@ class Training:
         parts = self._parts
         total = torch.zeros((), device=self.device)
         self.network.zero_grad(set_to_none=True)  # there are some if the last step was broken off
-        # Parts of equal size: the mean of their means is the mean of the whole batch.
-        shares = self.ranks.share(self.order.window_starts(self.step), parts)
-        for part, starts in enumerate(shares, start=1):
+        of_all = self.order.window_starts(self.step)
+        for part, starts in enumerate(self.ranks.share(of_all, parts), start=1):
             inputs, targets = self._windows(starts)
             with self._replica.averaging(is_last_part=part == parts):
                 with autocast(self.device, self.precision):
-                    loss = self._replica(inputs, targets) / parts
+                    loss = self._replica(inputs, targets) / self._parts_like(starts, of_all)
                 torch.autograd.backward(loss)
             total += loss.detach()
         return self.ranks.mean(total)
+
+    def _parts_like(self, starts: Integers, of_all: Integers) -> float:
+        """How many parts like this one, each with as many targets, make up the batch of a rank: its mean counts for one of them.
+
+        Of parts of equal size that is their number: the mean of their means is the mean of the whole batch.
+        """
+        if self._learnt is None:
+            return self._parts
+        size = self.order.block_size
+        counted, of_batch = (
+            targets_to_learn(self._learnt, some, block_size=size) for some in (starts, of_all)
+        )
+        return of_batch / (counted * self.ranks.size)
 
     def state(self) -> TrainingState:
         """A copy of where the training stands, on the first rank; steps taken afterwards do not change it."""
@@ -199,3 +224,14 @@ class Training:
         if step > 0:  # before, optimizers keep nothing
             expected |= self._optimizers.expected()
         return expected
+
+
+def _first_network(recipe: Recipe, weights: Mapping[str, Tensor] | None) -> LanguageModel:
+    """The network of a recipe as its training begins, on the CPU, with its adapters. ValueError as in `network_from`."""
+    seed = recipe.training.seed
+    network = build_network(recipe.network, seed=seed)
+    if weights is not None:
+        load_tensors(network, weights)
+    if recipe.lora:
+        add_adapters(network, recipe.lora, seed=seed)
+    return network

@@ -20,6 +20,7 @@ manifests     what a data set says of itself                                    
 datasets      train.bin, val.bin, tokenizer.json, documents.parquet, manifest.json          Dataset
 exports       the same for other programs
 checkpoints   weights, optimizer and facts of a training step                               Checkpoint
+hugging_face  models in the layout of Hugging Face's library                                ModelFolder
 
 blanks        line ends and blanks as Hugging Face's OpenWebText has them
 examined      what was found in the documents of a shard, to be compared with all others      ExaminedFiles

@@ -29,6 +29,7 @@ _NETWORK = "network.safetensors"
 _OPTIMIZER = "optimizer.safetensors"
 _TOKENIZER = "tokenizer.json"
 _NETWORK_PREFIX = "network."
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +44,11 @@ class Checkpoint:
         """The text of tokenizer.json, as it was when the model was trained."""
         return (self.path / "tokenizer.json").read_text(encoding="utf-8")
 
+    @property
+    def network_bytes(self) -> int:
+        """Size of the file with the network."""
+        return (self.path / _NETWORK).stat().st_size
+
 
 def checkpoint_name(step: int) -> str:
     """The name of a step's folder."""
@@ -53,23 +59,27 @@ def save_checkpoint(
     run_folder: Path,
     *,
     step: int,
-    tensors: dict[str, torch.Tensor],
+    tensors: Tensors,
     facts: dict[str, Any],
     tokenizer_json: str,
+    name: str | None = None,
 ) -> Checkpoint:
-    """Saves `tensors` (names that start with "network." apart from the rest) as <run_folder>/step-<step>.
+    """Saves `tensors` (names that start with "network." apart from the rest) as <run_folder>/step-<step>, or
+    under another name.
 
+    Without a rest there is no optimizer.safetensors: such a checkpoint is for use, and training cannot go on from it.
     The folder appears only whole; if it is there already it is kept, with its facts, for a step has one state.
     """
-    path = run_folder / checkpoint_name(step)
+    path = run_folder / (name or checkpoint_name(step))
     if _is_done(path):
         return read_checkpoint(path)
-    host = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
+    host = {key: tensor.detach().to("cpu").contiguous() for key, tensor in tensors.items()}
     network = {name: tensor for name, tensor in host.items() if name.startswith(_NETWORK_PREFIX)}
     rest = {name: tensor for name, tensor in host.items() if name not in network}
     with staged_folder(run_folder) as stage:
-        _save_tensors(network, stage / _NETWORK)
-        _save_tensors(rest, stage / _OPTIMIZER)
+        save_tensors(network, stage / _NETWORK)
+        if rest:
+            save_tensors(rest, stage / _OPTIMIZER)
         with atomic_file(stage / _TOKENIZER) as file:
             file.write(tokenizer_json.encode())
         digests = {file.name: sha256_file(file) for file in sorted(stage.iterdir())}
@@ -85,20 +95,31 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path=path, step=record["step"], facts=record["facts"])
 
 
-def load_tensors(checkpoint: Checkpoint, *, network_only: bool = False) -> dict[str, torch.Tensor]:
+def load_tensors(checkpoint: Checkpoint, *, network_only: bool = False) -> Tensors:
     """The tensors of a checkpoint on the CPU, after the sha256 of every file they belong with has been verified.
 
     Raises CheckpointError if one is missing or damaged, or if the checkpoint was saved without its optimizer.
     """
     names = [_NETWORK] if network_only else [_NETWORK, _OPTIMIZER]
     _verified(checkpoint, names)
-    tensors: dict[str, torch.Tensor] = {}
+    tensors: Tensors = {}
     for name in names:
-        try:
-            tensors |= load_file(checkpoint.path / name)
-        except SafetensorError as error:
-            raise CheckpointError(f"{checkpoint.path / name}: is not safetensors ({error})") from None
+        tensors |= read_tensors(checkpoint.path / name)
     return tensors
+
+
+def read_tensors(path: Path) -> Tensors:
+    """The tensors of a safetensors file, on the CPU. Raises CheckpointError if it is not one."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise CheckpointError(f"{path}: is not safetensors ({error})") from None
+
+
+def network_sha256(checkpoint: Checkpoint) -> str:
+    """The sha256, in hex, of the file of the network as it is recorded, not verified."""
+    recorded: str = _read_record(checkpoint.path)["sha256"][_NETWORK]
+    return recorded
 
 
 def verified_sha256(checkpoint: Checkpoint) -> dict[str, str]:
@@ -189,9 +210,10 @@ def _is_done(path: Path) -> bool:
     return (path / "checkpoint.json").is_file()
 
 
-def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file. A full disk is an OSError with its number."""
     try:
-        save_file(tensors, path)
+        save_file(tensors, path, metadata)
     except SafetensorError as error:  # a full disk, told as "… (os error 28)"
         told = re.search(r"os error (\d+)", str(error))
         number = int(told[1]) if told else errno.EIO

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,7 @@ from storage.documents.rows import DocumentsWriter, Split
 from storage.documents.tables import write_dropped
 from storage.errors import DatasetError
 from storage.files import atomic_file, named_errors, publish_folder, staged_folder, write_json
-from storage.manifests import LeftOut, Manifest, Quarantined, Source, digest_of
+from storage.manifests import PROMPT_FILES, LeftOut, Manifest, Quarantined, Source, digest_of
 from storage.tokens import SPLITS, SplitFacts, TokenDtype, TokenPart
 
 
@@ -114,6 +114,13 @@ class DatasetWriter:
         """Lists the documents that quality steps left out: shard, member, sha256, step, detail."""
         write_dropped(self._stage / DROPPED_NAME, documents)
 
+    def add_prompt_files(self, masks: Mapping[Split, bytes], facts: dict[str, Any]) -> None:
+        """Of prompts and responses: which tokens are learnt, a byte each, and how the rows were made."""
+        with named_errors(self._stage):
+            for split in SPLITS:
+                (self._stage / f"{split}.mask").write_bytes(masks[split])
+            write_json(self._stage / "prompts.json", facts)
+
     def describe(self, inputs: DatasetInputs, build: dict[str, Any]) -> Dataset:
         """The data set as it will be, which can be read but has no name yet, and whose folder takes further files.
 
@@ -133,7 +140,7 @@ class DatasetWriter:
             )
             for split in SPLITS
         }
-        others = ("tokenizer.json", "documents.parquet", DROPPED_NAME)
+        others = ("tokenizer.json", "documents.parquet", DROPPED_NAME, *PROMPT_FILES)
         files |= {name: file_facts(self._stage / name) for name in others if (self._stage / name).is_file()}
         manifest = Manifest(
             name=self._name,

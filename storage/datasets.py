@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from storage.blocks import BLOCK_BYTES, block_ranges, file_facts, ranges_sha256
 from storage.documents.rows import Split
 from storage.errors import DatasetError
@@ -16,6 +19,18 @@ from storage.manifests import DATASET_FORMAT, Manifest
 from storage.tokens import SplitFacts, TokenFile
 
 DROPPED_NAME = "dropped.parquet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptFacts:
+    """How the examples of a data set lie: rows of `row_tokens`, prompts spelt as `prompt_format` says. `cut` responses were too
+    long for a row. The sizes are of the UTF-8 of responses."""
+
+    row_tokens: int
+    prompt_format: str
+    cut: int
+    train_response_bytes: int
+    val_response_bytes: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +54,19 @@ class Dataset:
         return TokenFile(
             path=self.path / f"{split}.bin", dtype=self.manifest.dtype, tokens=self.facts(split).tokens
         )
+
+    def prompts(self) -> "PromptFacts | None":
+        """How the examples of a data set of prompts and responses were made; None of any other."""
+        if "prompts.json" not in self.manifest.files:
+            return None
+        return PromptFacts(**json.loads((self.path / "prompts.json").read_text(encoding="utf-8")))
+
+    def learnt(self, split: Split) -> npt.NDArray[np.uint8] | None:
+        """Of each token of a split whether it is learnt, as a read-only memory map; None if all are."""
+        if "prompts.json" not in self.manifest.files:
+            return None
+        mask = TokenFile(path=self.path / f"{split}.mask", dtype="uint8", tokens=self.facts(split).tokens)
+        return mask.open()
 
     def tokenizer_json(self) -> str:
         """The text of tokenizer.json."""
@@ -140,7 +168,8 @@ def refuse_damaged(dataset: Dataset, *, blocks: int | None) -> None:
     """
     if wrong := _wrong_manifest(dataset):
         raise DatasetError(wrong[0])
-    for name in ("train.bin", "val.bin"):
+    masks = [name for name in ("train.mask", "val.mask") if name in dataset.manifest.files]
+    for name in ("train.bin", "val.bin", *masks):
         path, facts = dataset.path / name, dataset.manifest.files[name]
         if not path.is_file() or path.stat().st_size != facts.bytes:
             raise DatasetError(

@@ -13,6 +13,8 @@ from storage.tokens import SPLIT_RULE, SplitFacts, TokenDtype
 
 DATASET_FORMAT = 4  # of the manifest
 TOKEN_FILES_FORMAT = 1  # of what the digest is of: a new manifest alone makes no other data set
+#: Of a data set of prompts and responses: a byte a token, 1 if it is learnt; and how the rows were made.
+PROMPT_FILES = ("train.mask", "val.mask", "prompts.json")
 DIGEST_CHARACTERS = 32  # 128 bits; MLflow takes at most 36
 
 
@@ -110,11 +112,12 @@ class Manifest:
 
 
 def digest_of(dtype: TokenDtype, end_of_text: int, files: dict[str, FileFacts]) -> str:
-    """The identity of what training reads: token files, tokenizer, and how to read them."""
+    """The identity of what training reads: token files, tokenizer, and how to read them; of prompts, what of it is learnt."""
+    names = ("train.bin", "val.bin", "tokenizer.json", *(name for name in PROMPT_FILES if name in files))
     identity = {
         "format_version": TOKEN_FILES_FORMAT,
         "dtype": dtype,
         "end_of_text": end_of_text,
-        "files": {name: files[name].sha256 for name in ("train.bin", "val.bin", "tokenizer.json")},
+        "files": {name: files[name].sha256 for name in names},
     }
     return fingerprint(identity)[:DIGEST_CHARACTERS]

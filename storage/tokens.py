@@ -96,7 +96,7 @@ class TokenFile:
     """A file of token ids, to be read without loading it."""
 
     path: Path
-    dtype: TokenDtype
+    dtype: TokenDtype | Literal["uint8"]  # of a mask
     tokens: int
 
     @property

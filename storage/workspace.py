@@ -49,6 +49,11 @@ class Workspace:
         return self.root / "checkpoints"
 
     @property
+    def evaluations(self) -> Path:
+        """What evaluations came to, by network and data set."""
+        return self.root / "evaluations"
+
+    @property
     def compiled(self) -> Path:
         """What torch.compile has compiled, so that a training that goes on need not wait for it again."""
         return self.root / "compiled"
@@ -62,6 +67,11 @@ class Workspace:
     def prefect(self) -> Path:
         """The orchestrator's database, when no other server is set."""
         return self.root / "prefect"
+
+    @property
+    def chat_history(self) -> Path:
+        """What was typed in `brickroad chat`, a line each."""
+        return self.root / "chat-history"
 
     @property
     def services_file(self) -> Path:

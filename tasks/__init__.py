@@ -16,7 +16,9 @@
     build          all of them as plain functions; the flow has them as tasks
     training       Dataset -> checkpoints and an MLflow run           -> TrainedModel
     evaluation     model and Dataset -> exact losses                  -> Evaluation
+    quantization   model -> a smaller one, measured beside it         -> QuantizationReport
     registry       a trained model -> a version with an alias; and back: a reference -> a loaded model
+    hugging_face   a model -> a folder for Hugging Face's library; and back   -> ExportedModel, ImportedModel
     pictures       loss curves
     tracking       the one door to MLflow (and served_model.py, which MLflow runs by itself)
     engine         how a function becomes a Prefect task

@@ -9,6 +9,8 @@ from prefect.context import FlowRunContext
 if TYPE_CHECKING:  # torch and MLflow come with these: a build of a data set needs neither
     from tasks.build import BuiltDataset
     from tasks.evaluation import Evaluation
+    from tasks.fine_tuning import Change
+    from tasks.quantization import QuantizationReport
     from tasks.registry import ModelVersion
     from tasks.training_request import TrainedModel
 
@@ -86,7 +88,9 @@ def show_evaluation(evaluation: "Evaluation") -> None:
 
 * perplexity {evaluation.perplexity:.3f}, **{evaluation.val_bits_per_byte:.4f} bits per byte**
 * {lines.bigram - evaluation.val_loss:.3f} nats below the bigram
-* model: `{evaluation.model}`
+* the likeliest token is right {evaluation.accuracy:.1%} of the time; calibration error {evaluation.calibration_error:.2%}
+* of what it writes, {evaluation.samples.repetition:.1%} repeats itself, {evaluation.samples.seen:.1%} stands in the training data
+{_answers(evaluation)}* model: `{evaluation.model}`
 
 ## It writes
 {fence}
@@ -94,6 +98,13 @@ def show_evaluation(evaluation: "Evaluation") -> None:
 {fence}
 """,
         f"Evaluation on {evaluation.dataset}",
+    )
+
+
+def _answers(evaluation: "Evaluation") -> str:
+    return "".join(
+        f"* questions {one.name}: **{one.accuracy:.1%}** ± {one.standard_error:.1%} of {one.questions:,} right, chance {one.chance:.1%}\n"
+        for one in evaluation.answers
     )
 
 
@@ -109,4 +120,48 @@ def show_version(version: "ModelVersion", mlflow_url: str) -> None:
 * `brickroad generate {version.name}@{version.alias} --prompt "The "`
 """,
         f"{version.name} version {version.version}",
+    )
+
+
+def show_changes(trainable_share: float, own: "Change", forgetting: "Change | None") -> None:
+    """A card of a fine-tuning: what it learnt, and what it forgot."""
+    rows = "".join(
+        f"| {what}: {change.dataset} | {change.before:.4f} | **{change.after:.4f}** | {change.difference:+.4f} |\n"
+        for what, change in (("its own", own), ("its parent's", forgetting))
+        if change
+    )
+    not_here = "" if forgetting else "\nThe parent's data set is not here: what was forgotten is not known.\n"
+    _card(
+        "fine-tuning",
+        f"""# {own.difference:+.4f} nats per token on {own.dataset}
+
+| nats per token on the whole val split of | before | after | change |
+|---|---:|---:|---:|
+{rows}{not_here}
+* weights that learnt: {100 * trainable_share:.2f} %
+""",
+        f"Fine-tuning on {own.dataset}",
+    )
+
+
+def show_quantization(report: "QuantizationReport") -> None:
+    """A card of a quantized model: what it saves and what it costs, beside the model it was made from."""
+    rows = "".join(
+        f"| {one.name} | {one.bytes:,} | {one.val_loss:.4f} | {one.val_bits_per_byte:.4f} "
+        f"| {one.over_bfloat16.difference:+.5f} ± {one.over_bfloat16.standard_error:.5f} "
+        f"| {one.evaluation_tokens_per_second:,.0f} | {one.generation_tokens_per_second:,.0f} |\n"
+        for one in report.variants
+    )
+    _card(
+        f"quantized-{report.kind}",
+        f"""# {report.kind}: {report.bytes_over_float32:.3f} of float32's bytes
+
+On all {report.tokens:,} val tokens of `{report.dataset}`; differences over {report.windows:,} windows, ± one standard error.
+
+| | bytes | nats per token | bits per byte | over bfloat16 | evaluates, tokens/s | writes, tokens/s |
+|---|---:|---:|---:|---:|---:|---:|
+{rows}
+* `brickroad generate {report.checkpoint} --prompt "The "`
+""",
+        f"Quantized to {report.kind}",
     )

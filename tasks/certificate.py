@@ -87,6 +87,8 @@ def certify_resume(request: TrainingRequest, workspace: Workspace) -> Certificat
     """
     if request.resume:
         raise ValueError("--certify-resume resumes runs of its own: leave out --resume")
+    if request.processes * request.nodes > 1:
+        raise ValueError("--certify-resume certifies trainings of one process: leave out --nproc and --nodes")
     settings = {"training.steps": str(DEFAULT_STEPS)} | dict(request.settings or {})
     recipe = replace(request, settings=settings).recipe(vocabulary_size=1)
     steps = recipe.training.steps

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
 from model.tokenizer import CharacterCounts
@@ -19,6 +18,7 @@ from storage.files import named_errors
 from tasks.compression import Compression, measure_compression
 from tasks.dropped import DroppedDocument
 from tasks.look import dropped_documents, sample_documents
+from tasks.pages import Bar, in_bytes, render_page
 from tasks.quality import in_words
 
 REPORT_NAME = "report.html"
@@ -30,15 +30,6 @@ _SAMPLES_SHOWN = 5
 _SAMPLE_CHARACTERS = 900
 _EXAMPLES_SHOWN = 5  # of each quality step
 _BEFORE_QUALITY = ("ingest", "quality")  # stages that go over all text
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
-    """One line of a chart: what, how much, and its share of the longest."""
-
-    label: str
-    amount: str
-    share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,15 +45,9 @@ def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
     """Writes `report.html` into the folder of a data set, which need not be published yet; returns its path."""
     documents = dataset.path / "documents.parquet"
     columns = document_columns(documents, ["hash", "split", "text_bytes", "token_count"])
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("tasks", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["size"] = _size
     manifest, compression = dataset.manifest, measure_compression(dataset, columns)
-    page = environment.get_template("dataset_report.html").render(
+    page = render_page(
+        "dataset_report.html",
         dataset=dataset,
         manifest=manifest,
         total=manifest.train + manifest.val,
@@ -90,6 +75,10 @@ def write_report(dataset: Dataset, characters: CharacterCounts) -> Path:
 def find_report(dataset: Dataset) -> Path:
     """Where the page of a data set is. Raises DatasetError if it is not there."""
     path = dataset.path / REPORT_NAME
+    if dataset.prompts():
+        raise DatasetError(
+            f"{dataset.reference}: has no page, as it was made of prompts for a model; see: brickroad dataset show"
+        )
     if not path.is_file():
         raise DatasetError(
             f"{path}: is not there; delete {dataset.path} and build the data set again to have it"
@@ -102,7 +91,7 @@ def _lengths(text_bytes: Any) -> list[Bar]:
     counts, _ = np.histogram(text_bytes, _LENGTH_EDGES)
     pairs = itertools.pairwise(_LENGTH_EDGES)
     labels = [
-        f"{_size(low)} to {_size(high)}" if high < 1 << 40 else f"{_size(low)} and more"
+        f"{in_bytes(low)} to {in_bytes(high)}" if high < 1 << 40 else f"{in_bytes(low)} and more"
         for low, high in pairs
     ]
     return _bars(list(zip(labels, counts.tolist(), strict=True)), keep_order=True)
@@ -213,7 +202,7 @@ def _stages(dataset: Dataset) -> list[Bar]:
     bars = []
     for name, each in seconds.items():
         text_bytes = all_bytes if name in _BEFORE_QUALITY else kept_bytes
-        amount = f"{each:.2f} s, {_size(text_bytes / max(each, 0.001))}/s"
+        amount = f"{each:.2f} s, {in_bytes(text_bytes / max(each, 0.001))}/s"
         bars.append(Bar(label=name, amount=amount, share=each / longest))
     return bars
 
@@ -231,15 +220,3 @@ def _trimmed(pairs: list[tuple[str, int]]) -> list[tuple[str, int]]:
     """Without the empty classes at either end."""
     filled = [index for index, (_, count) in enumerate(pairs) if count]
     return pairs[filled[0] : filled[-1] + 1] if filled else []
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if count < 1024:
-            return (
-                f"{count:,.0f} {unit}"
-                if unit == "B" or count >= 10 or count == int(count)
-                else f"{count:,.1f} {unit}"
-            )
-        count /= 1024
-    return f"{count:,.1f} TiB"

@@ -162,9 +162,8 @@ def _outcome(request: TrainingRequest, told: list[_Told], failed: list[int]) -> 
     for one in told:
         for _ in one.news():
             pass
-    way_out = (
-        f"; go on with: brickroad train {request.dataset} --resume {told[0].run_id}" if told[0].run_id else ""
-    )
+    run_id = told[0].run_id
+    way_out = f"; go on with: {request.going_on(request.dataset, run_id)}" if run_id else ""
     if failed == [-1]:
         raise ProcessesError(
             f"processes of the training did not stop within {_SAVING_SECONDS:.0f} s{way_out}"

@@ -3,17 +3,17 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from model.config import Recipe, recipe_from_dict
 from model.device import choose_device
-from model.generation import generate
 from model.network import LanguageModel, network_from
+from model.quantization import quantized_network_from
+from model.sampling import Sampling
 from model.tokenizer import Tokenizer
+from model.writing import Piece, WritingRequest, write, write_batch
 from storage.checkpoints import Checkpoint, load_tensors, read_checkpoint
+from tasks.adapters import network_tensors
 from tasks.tokenizers import load_tokenizer
-
-_MOST_BYTES_A_CHARACTER = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,36 +26,33 @@ class LoadedModel:
     tokenizer: Tokenizer
 
     def write(
-        self,
-        prompt: str,
-        *,
-        tokens: int,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        seed: int = 0,
+        self, prompt: str, *, tokens: int, sampling: Sampling | None = None, stop: Sequence[str] = ()
     ) -> Iterator[str]:
-        """Text that continues the prompt, piece by piece, until `tokens` are written or the document ends.
-
-        An empty prompt starts a new document. Raises ValueError for a setting that cannot be meant.
-        """
-        return write(
-            self.network,
-            self.tokenizer,
-            prompt,
-            tokens=tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            seed=seed,
+        """Text that continues the prompt, piece by piece, as `WritingRequest` says. ValueError for a setting that cannot be meant."""
+        request = WritingRequest(
+            prompt=prompt, tokens=tokens, sampling=sampling or Sampling(), stop=tuple(stop)
         )
+        return write(self.network, self.tokenizer, request)
+
+    def write_batch(self, requests: Sequence[WritingRequest]) -> Iterator[Piece]:
+        """Texts that continue several prompts at once, pieces as they come. ValueError for a setting that cannot be meant."""
+        return write_batch(self.network, self.tokenizer, requests)
+
+    def unseen_tokens(self, prompt: str) -> int:
+        """How many tokens at the beginning of a prompt the network does not see, since its context holds no more."""
+        return max(0, len(self.tokenizer.encode(prompt)) - self.network.config.block_size)
 
 
-def load_model(path: Path) -> LoadedModel:
-    """The model of a checkpoint folder, every byte verified. Raises CheckpointError or ValueError if it is not one."""
+def load_model(path: Path, *, base: Path | None = None) -> LoadedModel:
+    """The model of a checkpoint folder, every byte verified; adapters are merged. An adapter alone is put on its base, the
+    checkpoint folder `base` or the one it remembers. Raises CheckpointError or ValueError if it is not one.
+    """
     checkpoint = read_checkpoint(path)
     recipe = recipe_from_dict(checkpoint.facts["recipe"])
-    network = network_from(recipe.network, load_tensors(checkpoint, network_only=True))
+    if kind := checkpoint.facts.get("quantization"):
+        network = quantized_network_from(recipe.network, kind, load_tensors(checkpoint, network_only=True))
+    else:
+        network = network_from(recipe.network, network_tensors(checkpoint, base))
     return LoadedModel(
         checkpoint=checkpoint,
         recipe=recipe,
@@ -68,25 +65,3 @@ def best_of(checkpoints: Sequence[Checkpoint]) -> Checkpoint:
     """The checkpoint with the lowest val loss; of equals the earliest. If none has one yet, the last."""
     measured = [checkpoint for checkpoint in checkpoints if checkpoint.facts["val_loss"] is not None]
     return min(measured or checkpoints[-1:], key=lambda checkpoint: checkpoint.facts["val_loss"])
-
-
-def write(
-    network: LanguageModel, tokenizer: Tokenizer, prompt: str, *, tokens: int, **choices: Any
-) -> Iterator[str]:
-    """As `LoadedModel.write`, by a network that may still be in training."""
-    start = tokenizer.encode(prompt) if prompt else [tokenizer.end_of_text]
-    ids = generate(network, start, tokens=tokens, stop_id=tokenizer.end_of_text, **choices)
-    return _text(ids, tokenizer)
-
-
-def _text(ids: Iterator[int], tokenizer: Tokenizer) -> Iterator[str]:
-    """Decodes as ids arrive; the bytes of a character that is spelt in bytes wait for one another."""
-    waiting: list[int] = []
-    for token in ids:
-        waiting.append(token)
-        text = tokenizer.decode(waiting)
-        if "\ufffd" not in text or len(waiting) >= _MOST_BYTES_A_CHARACTER:
-            yield text
-            waiting = []
-    if waiting:
-        yield tokenizer.decode(waiting)

@@ -8,10 +8,12 @@ from storage.errors import CheckpointError
 from storage.workspace import Workspace
 from tasks.engine import road_task
 from tasks.evaluation import Evaluation
+from tasks.gate import Champion, judge
 from tasks.loading import best_of
-from tasks.tracking import Tracker, VersionFacts
+from tasks.tracking import RunLog, Tracker, VersionFacts
 
 MODEL_NAME = "brickroad-gpt"
+CHAMPION_BEFORE = "champion_before"  # the tag's name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,41 +59,74 @@ def _found(folder: Path) -> FoundModel:
 
 
 def register(model: FoundModel, evaluation: Evaluation, workspace: Workspace) -> ModelVersion:
-    """Registers a model: as `champion` if there is none or it is better on the same val split, else as `challenger`."""
+    """Registers a model: as `champion` if the gate lets it, else as `challenger`; the version's description says why."""
     assert model.run_id is not None, "only a model with a run is registered"
     tracker = Tracker(workspace)
-    alias, reason = choose_alias(evaluation, tracker.champion(MODEL_NAME))
+    champion = tracker.champion(MODEL_NAME)
+    verdict = judge(evaluation, champion and _as_champion(champion, tracker), workspace)
+    reason = f"{verdict.alias}: {'; '.join(verdict.reasons)}"
+    if champion and verdict.comparison:
+        picture = verdict.comparison.picture(f"version {champion.version}", "this model")
+        RunLog(tracker, model.run_id).figure(picture, "evaluation/against-champion.png")
     version = tracker.register(
         MODEL_NAME,
         model.run_id,
         read_checkpoint(model.path),
-        alias=alias,
+        alias=verdict.alias,
         description=reason,
         tags={
             "dataset_digest": evaluation.dataset_digest,
             "val_loss": repr(evaluation.val_loss),
             "val_bits_per_byte": repr(evaluation.val_bits_per_byte),
-        },
+        }
+        | ({CHAMPION_BEFORE: champion.version} if champion and verdict.alias == "champion" else {}),
     )
-    return ModelVersion(name=MODEL_NAME, version=version, alias=alias, reason=reason)
+    return ModelVersion(name=MODEL_NAME, version=version, alias=verdict.alias, reason=reason)
 
 
-def choose_alias(evaluation: Evaluation, champion: VersionFacts | None) -> tuple[str, str]:
-    """The alias that a new version deserves, and the reason in one sentence."""
-    ours = evaluation.val_bits_per_byte
-    if champion is None:
-        return "champion", f"champion: the first version, {ours:.4f} bits/byte"
-    if champion.tags.get("dataset_digest") != evaluation.dataset_digest:
-        return "challenger", (
-            f"challenger: {ours:.4f} bits/byte on {evaluation.dataset}, while champion version {champion.version} "
-            "was measured on another data set"
+def _as_champion(facts: VersionFacts, tracker: Tracker) -> Champion:
+    try:
+        found = tracker.version_folder(f"{facts.name}/{facts.version}")
+    except CheckpointError:  # its artifacts are gone, or their store is
+        found = None
+    return Champion(version=facts.version, path=found and found[0])
+
+
+def promote(reference: str, workspace: Workspace) -> ModelVersion:
+    """Makes a registered version champion by hand, whatever the gate said. Raises CheckpointError if there is no such version."""
+    tracker = Tracker(workspace)
+    version = tracker.version(reference)
+    if version is None:
+        raise CheckpointError(
+            f"{reference}: no such version in the registry; give name/version, as in {MODEL_NAME}/3"
         )
-    theirs = float(champion.tags["val_bits_per_byte"])
-    alias, verdict = ("champion", "better than") if ours < theirs else ("challenger", "not better than")
-    return alias, (
-        f"{alias}: {ours:.4f} bits/byte is {verdict} the {theirs:.4f} of champion version {champion.version} "
-        "on the same val split"
-    )
+    before = tracker.champion(version.name)
+    if before is None or before.version == version.version:
+        reason = "promoted by hand"
+    else:
+        reason = f"promoted by hand in place of version {before.version}"
+        tracker.tag_version(version, CHAMPION_BEFORE, before.version)
+    tracker.give_alias(version, "champion", reason)
+    return ModelVersion(name=version.name, version=version.version, alias="champion", reason=reason)
+
+
+def roll_back(workspace: Workspace) -> ModelVersion:
+    """Makes the version champion again that the champion took the place of. Raises CheckpointError if none is known."""
+    tracker = Tracker(workspace)
+    champion = tracker.champion(MODEL_NAME)
+    before = champion and champion.tags.get(CHAMPION_BEFORE)
+    if champion is None or before is None:
+        raise CheckpointError(
+            f"{MODEL_NAME}: no champion before this one is known; promote a version by its number"
+        )
+    version = tracker.version(f"{MODEL_NAME}/{before}")
+    if version is None:
+        raise CheckpointError(
+            f"{MODEL_NAME}/{before}: was champion before, and is not in the registry any more"
+        )
+    reason = f"rolled back from version {champion.version}"
+    tracker.give_alias(version, "champion", reason)
+    return ModelVersion(name=MODEL_NAME, version=before, alias="champion", reason=reason)
 
 
 register_task = road_task("register")(register)

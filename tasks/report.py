@@ -3,6 +3,7 @@
 from storage.workspace import Workspace
 from tasks.engine import road_task
 from tasks.evaluation import Evaluation
+from tasks.evaluation_report import evaluation_page
 from tasks.pictures import loss_curves
 from tasks.registry import FoundModel
 from tasks.tracking import RunLog, Tracker
@@ -16,10 +17,28 @@ def log_evaluation(evaluation: Evaluation, model: FoundModel, workspace: Workspa
         "val_loss_exact": evaluation.val_loss,
         "val_bits_per_byte": evaluation.val_bits_per_byte,
         "perplexity": evaluation.perplexity,
+        "val_accuracy": evaluation.accuracy,
+        "val_calibration_error": evaluation.calibration_error,
+        "sample_repetition": evaluation.samples.repetition,
+        "sample_seen_in_training": evaluation.samples.seen,
         "reference_uniform": evaluation.references.uniform,
         "reference_unigram": evaluation.references.unigram,
         "reference_bigram": evaluation.references.bigram,
     }
+    for answers in evaluation.answers:
+        numbers[f"questions_{answers.name}_accuracy"] = answers.accuracy
+        numbers[f"questions_{answers.name}_accuracy_by_byte"] = answers.accuracy_by_byte
+    folder = f"evaluation/{evaluation.dataset.replace('@', '-')}"
+    run.text(evaluation_page(evaluation), f"{folder}/report.html")
+    run.table(
+        {
+            "source": [group.name for group in evaluation.by_source],
+            "documents": [group.documents for group in evaluation.by_source],
+            "tokens": [group.tokens for group in evaluation.by_source],
+            "nats_per_token": [group.loss for group in evaluation.by_source],
+        },
+        f"{folder}/by-source.json",
+    )
     if not run.was_trained_on(evaluation.dataset_digest):
         prefix = evaluation.dataset.replace("@", "-")
         run.summary({f"{prefix}/{key}": value for key, value in numbers.items()})
@@ -45,7 +64,7 @@ def _description(evaluation: Evaluation, prefect_url: str | None) -> str:
         f"{evaluation.tokens:,} val tokens of `{evaluation.dataset}`; "
         f"the bigram reaches {evaluation.references.bigram:.4f}.",
         f"Orchestrated by [this Prefect run]({prefect_url})." if prefect_url else "",
-        "Pictures and samples are among the artifacts.",
+        "Pictures, samples and the page of the evaluation are among the artifacts.",
     ]
     return "\n\n".join(filter(None, lines))
 

@@ -9,19 +9,33 @@ import mlflow
 from mlflow.pyfunc import PythonModel, PythonModelContext
 from pydantic import BaseModel, Field
 
+from model.sampling import Sampling
+from model.writing import WritingRequest
 from tasks.loading import LoadedModel, load_model
 
 MAXIMUM_TOKENS = 4096
+MAXIMUM_ROWS = 16  # written at once; each takes the memory of its keys and values
 
 
 class TextRequest(BaseModel):
-    """What to write. The limits keep one request from holding a server for ever."""
+    """What to write, as `WritingRequest` and `Sampling` have it. The limits keep one request from holding a server for ever."""
 
     prompt: str = Field(default="", max_length=100_000)
     tokens: int = Field(default=200, ge=1, le=MAXIMUM_TOKENS)
     temperature: float = Field(default=0.8, ge=0)
     top_k: int | None = Field(default=None, ge=1)
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    min_p: float | None = Field(default=None, ge=0, le=1)
+    repetition_penalty: float = Field(default=1.0, gt=0)
     seed: int = 0
+    stop: list[str] = Field(default=[], max_length=16)
+
+    def as_asked(self) -> WritingRequest:
+        """The same for the network."""
+        settings = self.model_dump(exclude={"prompt", "tokens", "stop"})
+        return WritingRequest(
+            prompt=self.prompt, tokens=self.tokens, sampling=Sampling(**settings), stop=tuple(self.stop)
+        )
 
 
 class BrickroadModel(PythonModel):
@@ -35,18 +49,18 @@ class BrickroadModel(PythonModel):
 
     def predict(self, model_input: list[TextRequest]) -> list[str]:
         """One text for each request, the prompt not repeated."""
+        requests = [request.as_asked() for request in model_input]
         return [
-            "".join(
-                self.loaded.write(
-                    request.prompt,
-                    tokens=request.tokens,
-                    temperature=request.temperature,
-                    top_k=request.top_k,
-                    seed=request.seed,
-                )
-            )
-            for request in model_input
+            text
+            for begin in range(0, len(requests), MAXIMUM_ROWS)
+            for text in self._texts(requests[begin : begin + MAXIMUM_ROWS])
         ]
+
+    def _texts(self, requests: list[WritingRequest]) -> list[str]:
+        texts = [""] * len(requests)
+        for piece in self.loaded.write_batch(requests):
+            texts[piece.row] += piece.text
+        return texts
 
 
 mlflow.models.set_model(BrickroadModel())

@@ -12,10 +12,13 @@ from typing import Any
 from model.config import Recipe, recipe_from_dict, recipe_to_dict
 from model.device import device_name
 from model.evaluation import estimate_loss
+from model.examples import Rows, estimate_rows_loss
 from model.flops import utilisation
+from model.lora import trainable_count
 from model.network import parameter_count
 from model.ranks import ALONE, Ranks
 from model.training import DivergedError, StepReport, Training, TrainingState, skipped_of
+from model.writing import WritingRequest, write
 from storage.checkpoints import (
     Checkpoint,
     latest_checkpoint,
@@ -28,8 +31,11 @@ from storage.checkpoints import (
 from storage.datasets import find_dataset, refuse_damaged
 from storage.files import remove_partials
 from storage.workspace import Workspace
+from tasks.adapters import network_tensors
 from tasks.engine import ROOT_FLOW_RUN, run_links
-from tasks.loading import best_of, write
+from tasks.evaluation import refuse_other_rows
+from tasks.loading import best_of
+from tasks.parent import find_parent
 from tasks.skipped import skipped_step
 from tasks.throughput import Throughput
 from tasks.tokenizers import load_tokenizer
@@ -67,16 +73,21 @@ class Session:
         ranks: Ranks = ALONE,
         links: Mapping[str, str] | None = None,
     ) -> None:
+        self.request = request
         self.ranks = ranks
         self._links = run_links() if links is None else links
         self.dataset = find_dataset(workspace.datasets, request.dataset)
         refuse_damaged(self.dataset, blocks=None if request.check_all_data else CHECKED_BLOCKS)
         self.tokenizer = load_tokenizer(self.dataset.tokenizer_json())
+        self.parent = find_parent(request.fine_tuning.model, workspace) if request.fine_tuning else None
+        if self.parent:
+            self.parent.refuse_other_tokenizer(self.dataset)
         tracker = Tracker(workspace) if ranks.is_first else None
         earlier = self._earlier_try(request, workspace, tracker) if tracker else None
         run_id = request.resume or ranks.from_first(earlier)
         resumed = latest_checkpoint(workspace.checkpoints / run_id) if run_id else None
         self.recipe = self._recipe(request, resumed)
+        refuse_other_rows(self.dataset, self.recipe.network.block_size)
         self.cadence = request.cadence.of(self.recipe.training.steps)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(workspace.compiled))
         self.training = Training(
@@ -84,7 +95,12 @@ class Session:
             self.dataset.token_file("train").open(),
             dataset_digest=self.dataset.manifest.digest,
             ranks=ranks,
+            learnt=self.dataset.learnt("train"),
+            first_weights=network_tensors(self.parent.checkpoint) if self.parent and not resumed else None,
         )
+        self.origin = resumed.facts.get("parent") if resumed else self.parent and self.parent.facts()
+        begun_from = resumed or (self.parent and self.parent.checkpoint)
+        self.prompt_format = begun_from.facts.get("prompt_format") if begun_from else None
         self.val_tokens = self.dataset.token_file("val").open()
         self.so_far, self.throughput, self.is_owed_a_val_loss = SoFar(), Throughput(), False
         if resumed:
@@ -101,16 +117,23 @@ class Session:
     def _earlier_try(self, request: TrainingRequest, workspace: Workspace, tracker: Tracker) -> str | None:
         """The run of an earlier try of the same Prefect flow run, if it can go on: so that a retry trains no second model."""
         flow_run_id = self._links.get(ROOT_FLOW_RUN)
-        asked = recipe_to_dict(request.recipe(vocabulary_size=self.tokenizer.vocabulary_size))
+        asked = recipe_to_dict(self._recipe(request, None)), self.parent and self.parent.facts()
         for run_id in tracker.unfinished_runs(flow_run_id) if flow_run_id else []:
             found = list_checkpoints(workspace.checkpoints / run_id)
-            if found and found[-1].facts["recipe"] == asked:
+            if found and (found[-1].facts["recipe"], found[-1].facts.get("parent")) == asked:
                 return run_id
         return None
 
     def _recipe(self, request: TrainingRequest, resumed: Checkpoint | None) -> Recipe:
         if resumed is None:
-            return request.recipe(vocabulary_size=self.tokenizer.vocabulary_size)
+            parent = self.parent and self.parent.recipe
+            return request.recipe(
+                vocabulary_size=self.tokenizer.vocabulary_size,
+                end_of_text=self.tokenizer.end_of_text,
+                parent=parent,
+            )
+        if self.parent:
+            self.parent.refuse_child_of_another(resumed)
         trained_on = resumed.facts["dataset_digest"]
         if trained_on != self.dataset.manifest.digest:
             raise ValueError(
@@ -130,7 +153,8 @@ class Session:
 
     def _new_run(self, request: TrainingRequest, tracker: Tracker) -> RunLog:
         depth = "" if request.depth is None else f"-{request.depth}"
-        name = f"{request.chosen_preset}{depth}-{self.dataset.manifest.name}"
+        kind = "finetune" if request.fine_tuning else f"{request.chosen_preset}{depth}"
+        name = f"{kind}-{self.dataset.manifest.name}"
         parameters = {
             f"{part}.{key}": value
             for part, fields in recipe_to_dict(self.recipe).items()
@@ -139,11 +163,13 @@ class Session:
         facts = {
             "dataset": self.dataset.reference,
             "parameters": parameter_count(self.training.network),
+            "trainable_parameters": trainable_count(self.training.network),
             "device": self.training.device.type,
             "precision_used": self.training.precision,
             "processes": self.ranks.size,
         }
-        return tracker.start_run(name, self.dataset, parameters | facts, self._links)
+        tags = dict(self._links) | (self.parent.tags() if self.parent else {})
+        return tracker.start_run(name, self.dataset, parameters | facts, tags)
 
     @property
     def is_due_a_val_loss(self) -> bool:
@@ -219,9 +245,7 @@ class Session:
 
     def evaluate(self) -> float:
         """Nats per token on a fixed, evenly spaced sample of val windows. DivergedError if that is no finite number."""
-        loss: float = self.ranks.from_first(
-            estimate_loss(self.training.network, self.val_tokens, precision=self.training.precision)
-        )
+        loss: float = self.ranks.from_first(self._estimated_loss())
         if not math.isfinite(loss):
             raise DivergedError(
                 f"the val loss at step {self.training.step:,} is {loss}; start anew with training.learning_rate below "
@@ -233,6 +257,13 @@ class Session:
         else:
             self.so_far.worse_evaluations += 1
         return loss
+
+    def _estimated_loss(self) -> float:
+        network, precision = self.training.network, self.training.precision
+        learnt = self.dataset.learnt("val")
+        if learnt is None:
+            return estimate_loss(network, self.val_tokens, precision=precision)
+        return estimate_rows_loss(network, Rows(tokens=self.val_tokens, learnt=learnt), precision=precision)
 
     def save(self, val_loss: float | None) -> None:
         """A checkpoint of this step in the workspace and in MLflow; old ones go. Beside it, if there is a val loss, a sample.
@@ -276,7 +307,8 @@ class Session:
 
     def sample(self) -> str:
         """A new document, as the network would write it now."""
-        return "".join(write(self.training.network, self.tokenizer, "", tokens=SAMPLE_TOKENS))
+        request = WritingRequest(tokens=SAMPLE_TOKENS)
+        return "".join(write(self.training.network, self.tokenizer, request))
 
     def outcome(self, seconds: float) -> TrainedModel:
         """What the training has come to, in a sitting of so many seconds."""
@@ -315,4 +347,13 @@ class Session:
             "throughput": {"tokens": self.throughput.tokens, "seconds": self.throughput.seconds},
             "torch": version("torch"),
             "brickroad": version("brickroad"),
+        } | self._origin_facts()
+
+    def _origin_facts(self) -> dict[str, Any]:
+        """Of a fine-tuning its parent; and how prompts are spelt, if it or its parent learnt that."""
+        prompts = self.dataset.prompts()
+        known = {
+            "parent": self.origin,
+            "prompt_format": prompts.prompt_format if prompts else self.prompt_format,
         }
+        return {name: value for name, value in known.items() if value}

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
 
-os.environ.setdefault(
-    "MLFLOW_DISABLE_TELEMETRY", "true"
-)  # read when mlflow is imported: it reports to its makers
+# Read when mlflow is imported: it reports to its makers, and draws bars of its own between ours.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from matplotlib.figure import Figure
@@ -33,6 +33,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from storage.checkpoints import Checkpoint, checkpoint_name, without_optimizer
 from storage.datasets import Dataset
+from storage.errors import CheckpointError
 from storage.files import link_or_copy
 from storage.workspace import Workspace
 from tasks.engine import ROOT_FLOW_RUN
@@ -119,19 +120,43 @@ class Tracker:
         return [run.info.run_id for run in found]
 
     def version_folder(self, reference: str) -> tuple[Path, str] | None:
-        """The local folder and the run id of `name/version` or `name@alias`, or None if the registry has no such."""
+        """The local folder and the run id of `name/version` or `name@alias`, or None if the registry has no such.
+
+        Raises CheckpointError if it has, and the files cannot be had.
+        """
         found = self._version(reference)
         if found is None:
             return None
-        folder = mlflow.artifacts.download_artifacts(artifact_uri=found.source, tracking_uri=self.uri)
+        try:
+            folder = mlflow.artifacts.download_artifacts(artifact_uri=found.source, tracking_uri=self.uri)
+        except (MlflowException, OSError) as error:
+            raise CheckpointError(
+                f"{reference}: is in the registry, and its files cannot be had from {found.source} ({error})"
+            ) from None
         return Path(folder) / "artifacts" / "checkpoint", str(found.run_id)
 
     def champion(self, name: str) -> VersionFacts | None:
         """The version that holds the alias `champion`, or None if none does."""
-        found = self._version(f"{name}@champion")
+        return self.version(f"{name}@champion")
+
+    def version(self, reference: str) -> VersionFacts | None:
+        """The version `name/version` or `name@alias`, or None if the registry has no such."""
+        found = self._version(reference) if "@" in reference or "/" in reference else None
         if found is None:
             return None
-        return VersionFacts(name=name, version=str(found.version), run_id=found.run_id, tags=found.tags)
+        return VersionFacts(name=found.name, version=str(found.version), run_id=found.run_id, tags=found.tags)
+
+    def give_alias(self, version: VersionFacts, alias: str, reason: str) -> None:
+        """Gives a version an alias, which another may lose by it, and says so above what its description says."""
+        described = self.client.get_model_version(version.name, version.version).description or ""
+        self.client.update_model_version(
+            version.name, version.version, f"{alias}: {reason}\n\n{described}".strip()
+        )
+        self.client.set_registered_model_alias(version.name, alias, version.version)
+
+    def tag_version(self, version: VersionFacts, key: str, value: str) -> None:
+        """Sets a tag of a version."""
+        self.client.set_model_version_tag(version.name, version.version, key, value)
 
     def _version(self, reference: str) -> ModelVersion | None:
         """A version of the registry, or None if it says that there is none; a registry that is down raises."""
@@ -161,7 +186,7 @@ class Tracker:
         with tempfile.TemporaryDirectory() as temporary:
             slim = without_optimizer(checkpoint, Path(temporary) / "checkpoint")
             target = _local_path(model.artifact_location) or Path(temporary) / "model"
-            _save_pyfunc(target, slim.path)
+            save_pyfunc(target, slim.path)
             if _local_path(model.artifact_location) is None:
                 self.client.log_model_artifacts(model.model_id, str(target))
         self.client.finalize_logged_model(model.model_id, "READY")
@@ -240,6 +265,10 @@ class RunLog:
     def text(self, text: str, name: str) -> None:
         """A text file among the run's artifacts."""
         self._client.log_text(self.run_id, text, name)
+
+    def table(self, columns: Mapping[str, list[Any]], name: str) -> None:
+        """A table among the run's artifacts, which the run's page shows as one."""
+        self._client.log_table(self.run_id, dict(columns), name)
 
     def figure(self, figure: Figure, name: str) -> None:
         """A picture among the run's artifacts."""
@@ -360,7 +389,8 @@ def _local_path(artifact_location: str) -> Path | None:
     return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
 
 
-def _save_pyfunc(target: Path, checkpoint: Path) -> None:
+def save_pyfunc(target: Path, checkpoint: Path) -> None:
+    """Writes what MLflow loads and serves: the checkpoint, our code, and what both require."""
     code = Path(__file__).parent
     mlflow.pyfunc.save_model(
         path=str(target),
@@ -373,7 +403,16 @@ def _save_pyfunc(target: Path, checkpoint: Path) -> None:
 
 
 def _served_requirements() -> list[str]:
-    return [
-        f"{name}=={version(name).split('+')[0]}"
-        for name in ("mlflow", "torch", "numpy", "safetensors", "pydantic")
-    ]
+    """What `served_model.py` imports, here and in the modules below it, in the versions that are proved."""
+    names = (
+        "mlflow",
+        "torch",
+        "numpy",
+        "safetensors",
+        "pydantic",
+        "pyarrow",
+        "psutil",
+        "zlib-ng",
+        "tokenizers",
+    )
+    return [f"{name}=={version(name).split('+')[0]}" for name in names]

@@ -70,7 +70,7 @@ def _run_steps(session: Session, stop: StopRequests, watcher: Watcher) -> Traine
             session.save(None)
         raise InterruptedByUser(
             f"stopped at step {session.training.step:,} of {last:,}, all saved; "
-            f"go on with: brickroad train {session.dataset.reference} --resume {session.run.run_id}",
+            f"go on with: {session.request.going_on(session.dataset.reference, session.run.run_id)}",
             stop.signal_number,
         )
     return session.outcome(seconds=time.monotonic() - began)

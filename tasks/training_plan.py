@@ -104,7 +104,9 @@ def plan_training(
 def _recipe(request: TrainingRequest, dataset: Dataset, workspace: Workspace) -> tuple[Recipe, int]:
     """The recipe, and how many of its steps are done."""
     if request.resume is None:
-        return request.recipe(vocabulary_size=dataset.manifest.vocabulary_size), 0
+        return request.recipe(
+            vocabulary_size=dataset.manifest.vocabulary_size, end_of_text=dataset.manifest.end_of_text
+        ), 0
     checkpoint = latest_checkpoint(workspace.checkpoints / request.resume)
     return recipe_from_dict(checkpoint.facts["recipe"]), checkpoint.step
 

@@ -24,6 +24,10 @@ def verify(dataset: Dataset) -> tuple[int, list[str]]:
 def recorded_config(dataset: Dataset) -> CorpusConfig:
     """The configuration a data set was built with. Raises ValueError if it was written by another version."""
     recorded: dict[str, Any] = dataset.manifest.build["config"]
+    if dataset.prompts():
+        raise ValueError(
+            f"{dataset.reference}: was made of prompts for a model; make it again with: brickroad finetune --prompts {recorded['corpus']}"
+        )
     if set(recorded) != {field.name for field in fields(CorpusConfig)}:
         raise ValueError(
             f"{dataset.reference}: was built by another version of brickroad; its settings are not known"

@@ -22,7 +22,10 @@ def main() -> None:
 
 def train(asked: dict[str, Any], ranks: Ranks) -> None:
     tokens = np.array(asked["tokens"], np.uint16)
-    training = Training(recipe_from_dict(asked["recipe"]), tokens, dataset_digest="digest", ranks=ranks)
+    learnt = np.array(asked["learnt"], np.uint8) if asked["learnt"] else None
+    training = Training(
+        recipe_from_dict(asked["recipe"]), tokens, dataset_digest="digest", ranks=ranks, learnt=learnt
+    )
     if asked["state"]:
         loaded = torch.load(asked["state"], weights_only=True)
         training.load(TrainingState(step=loaded.pop("step"), tensors=loaded))
@@ -32,7 +35,7 @@ def train(asked: dict[str, Any], ranks: Ranks) -> None:
         if report.step == asked["until"]:
             break
     val_loss = estimate_loss(training.network, tokens, windows=8)
-    written = list(generate(training.network, [1, 2], tokens=5, seed=0))
+    written = list(generate(training.network, [1, 2], tokens=5))
     assert len(set(ranks.all_of((val_loss, *written)))) == 1, "all ranks come to the same"
     state = training.state()
     if ranks.is_first:

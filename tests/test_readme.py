@@ -18,7 +18,11 @@ TOP_LEVEL_NOT_IN_TREE = {".git", ".venv", "workspace"}
 def code_lines(document: Path) -> list[str]:
     """The lines of a document's code blocks."""
     blocks = re.findall(r"^```[a-z]*\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S)
-    return [line.strip().removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    return [
+        line.strip().removeprefix("$ ")
+        for block in blocks
+        for line in re.sub(r"\\\n\s*", "", block).splitlines()
+    ]
 
 
 def commands() -> list[str]:

@@ -3,6 +3,10 @@
 import random
 from pathlib import Path
 
+from model.config import NetworkConfig, Recipe, TrainingConfig, recipe_to_dict
+from model.network import build_network
+from model.tokenizer import CharTokenizer
+from storage.checkpoints import save_checkpoint
 from storage.datasets import Dataset
 from storage.workspace import Workspace
 from tasks.build import build
@@ -46,3 +50,26 @@ def build_plainly(corpus: Path | str, workspace: Workspace, **settings: object) 
     config = CorpusConfig(corpus=str(corpus), **({"val_fraction": 0.1, "workers": 2} | settings))  # type: ignore[arg-type]
     with Workers(2) as workers:
         return build(config, workspace, workers)
+
+
+def save_endless_model(folder: Path) -> Path:
+    """A checkpoint folder of an untrained network, which never ends a document."""
+    tokenizer = CharTokenizer([*"abcdefgh \n"])
+    network = NetworkConfig(
+        vocabulary_size=tokenizer.vocabulary_size,
+        block_size=16,
+        layers=1,
+        heads=2,
+        width=16,
+        tied_head=False,
+        bias=True,
+    )
+    tensors = {f"network.{name}": part for name, part in build_network(network, seed=1).state_dict().items()}
+    tensors["network.head.bias"][tokenizer.end_of_text] = -1e4
+    return save_checkpoint(
+        folder,
+        step=1,
+        tensors=tensors,
+        facts={"recipe": recipe_to_dict(Recipe(network=network, training=TrainingConfig()))},
+        tokenizer_json=tokenizer.to_json(),
+    ).path

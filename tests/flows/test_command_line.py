@@ -18,6 +18,7 @@ from tiny_data import build_plainly, tiny_documents
 from flows.options import size_in_bytes
 from storage.shards import write_shard
 from storage.workspace import Workspace
+from tasks.tracking import Tracker
 
 BRICKROAD = Path(sys.executable).parent / "brickroad"
 
@@ -47,7 +48,19 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 def test_help_shows_every_command_with_examples(tmp_path: Path) -> None:
     done = brickroad("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for name in ("run", "dataset", "train", "evaluate", "generate", "up", "doctor"):
+    for name in (
+        "run",
+        "dataset",
+        "train",
+        "evaluate",
+        "generate",
+        "finetune",
+        "quantize",
+        "promote",
+        "compare",
+        "up",
+        "doctor",
+    ):
         assert name in done.stdout
         assert "xample" in brickroad(name, "--help", cwd=tmp_path).stdout or name in ("dataset", "doctor")
     assert "[default: pocket]" in brickroad("train", "--help", cwd=tmp_path).stdout, "brackets are no markup"
@@ -71,6 +84,8 @@ def test_wrong_usage_is_exit_2(tmp_path: Path) -> None:
         ["dataset", "build", "--memory-budget", "much"],
         ["dataset", "export", "x", "--format", "paper", "--out", "y"],
         ["train", "x", "--set", "steps"],
+        ["promote"],
+        ["promote", "brickroad-gpt/1", "--back"],
     ):
         done = brickroad(*arguments, cwd=tmp_path)
         assert done.returncode == 2, (arguments, done.stderr)
@@ -140,8 +155,18 @@ def test_missing_things_are_one_line_with_the_way_out(workspace: Workspace, tmp_
     at = ("--workspace", workspace.root)
     assert "no such data set" in refused(brickroad("dataset", "show", "nothing", *at, cwd=tmp_path))
     assert "no such model" in refused(brickroad("generate", "nobody", *at, cwd=tmp_path))
+    assert "no such version" in refused(brickroad("promote", "brickroad-gpt/7", *at, cwd=tmp_path))
+    assert "no champion before" in refused(brickroad("promote", "--back", *at, cwd=tmp_path))
     line = refused(brickroad("dataset", "plan", "/no/such/folder", *at, cwd=tmp_path))
     assert "/no/such/folder: no such file or folder" in line
+
+
+def test_a_fine_tuning_that_is_not_clear_is_one_line(tmp_path: Path) -> None:
+    assert "give either --dataset REF or --prompts FILE" in refused(brickroad("finetune", "m", cwd=tmp_path))
+    both = brickroad("finetune", "m", "--dataset", "d", "--prompts", "p.jsonl", cwd=tmp_path)
+    assert "give either --dataset REF or --prompts FILE" in refused(both)
+    no_rank = brickroad("finetune", "m", "--dataset", "d", "--lora-alpha", "4", cwd=tmp_path)
+    assert "are of adapters: give --lora RANK too" in refused(no_rank)
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -182,9 +207,24 @@ def test_build_train_evaluate_generate_from_the_shell(
         "val_bits_per_byte",
         "tokens_per_second",
     } <= set(trained)
-    measured = json.loads(brickroad("evaluate", trained["run_id"], *at, cwd=tmp_path, **prefect_api).stdout)
+    questions, page = tmp_path / "words.jsonl", tmp_path / "page.html"
+    questions.write_text('{"text": "the yellow brick road"}\n')
+    asked = ("--questions", questions, "--report", page)
+    done = brickroad("evaluate", trained["run_id"], *asked, *at, cwd=tmp_path, **prefect_api)
+    measured = json.loads(done.stdout)
     assert measured["val_loss"] == pytest.approx(trained["val_loss"])
     assert measured["tokens"] == built["val_tokens"]
+    assert measured["questions"][0]["name"] == "words"
+    assert f"{measured['val_loss']:.4f} nats per token" in page.read_text(encoding="utf-8")
+    run = Tracker(workspace).client.get_run(trained["run_id"]).data.metrics
+    assert {"val_accuracy", "val_calibration_error", "questions_words_accuracy"} <= set(run)
+    same = json.loads(
+        brickroad(
+            "compare", *(trained["run_id"],) * 2, "--picture", tmp_path / "two.png", *at, cwd=tmp_path
+        ).stdout
+    )
+    assert same["difference"] == 0
+    assert (tmp_path / "two.png").stat().st_size > 10_000
     texts = [
         json.loads(
             brickroad("generate", trained["run_id"], "--tokens", 20, "--seed", 4, *at, cwd=tmp_path).stdout

@@ -28,11 +28,12 @@ def test_the_file_has_only_known_keys() -> None:
         assert set(deployment) <= known, f"{deployment['name']}: {set(deployment) - known} would be ignored"
 
 
-def test_the_four_flows_are_deployed() -> None:
+def test_the_flows_are_deployed() -> None:
     assert {one["name"] for one in DEPLOYMENTS} == {
         "build-dataset",
         "train-model",
         "evaluate-model",
+        "finetune-model",
         "run-pipeline",
     }
 

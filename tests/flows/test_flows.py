@@ -1,21 +1,27 @@
 """The flows on a real Prefect server: states, reuse, artifacts, and links both ways."""
 
 import errno
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_data import build_plainly
 
+from model.config import LoraConfig
 from storage.errors import ShardError
 from storage.shards import find_shards, write_shard
 from storage.workspace import Workspace
 from tasks.build import build
 from tasks.corpora import CorpusConfig
+from tasks.evaluation import evaluate_checkpoint
 from tasks.ingest import IngestedShard, ingest_shard
+from tasks.prompts import PromptsConfig
 from tasks.quality import QualityConfig
 from tasks.tracking import Tracker
-from tasks.training_request import Cadence, TrainingRequest
+from tasks.training import train
+from tasks.training_request import Cadence, FineTuning, TrainingRequest
 from tasks.workers import Workers
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -183,3 +189,55 @@ def test_a_retry_goes_on_with_the_same_run(
         assert client.read_flow_run(root).name != f"train {dataset.reference}", "the flow that was started"
     scheduled()
     assert len(tracker.client.search_runs([tracker.experiment_id])) == 2, "another flow run, another training"
+
+
+def test_a_fine_tuning_measures_what_it_learns_and_forgets_and_keeps_its_adapters(
+    tiny_corpus: Path, workspace: Workspace, tmp_path: Path
+) -> None:
+    from prefect.client.orchestration import get_client
+
+    from flows.finetune_model import finetune_model
+
+    dataset = build_plainly(tiny_corpus, workspace)
+    parent = train(TrainingRequest(dataset=dataset.reference, settings=TINY), workspace)
+    assert parent is not None
+    prompts = tmp_path / "crows.jsonl"
+    lines = [json.dumps({"prompt": f"{n}", "response": "caw " * (n % 3 + 1)}) for n in range(80)]
+    prompts.write_text("\n".join(lines))
+    request = TrainingRequest(
+        settings={"training.steps": "20", "training.learning_rate": "0.05"},
+        fine_tuning=FineTuning(model=parent.run_id, lora=LoraConfig(rank=2)),
+    )
+    config = PromptsConfig(file=str(prompts), prompt_format="{prompt}:", val_fraction=0.2)
+    tuned = finetune_model(request, config, workspace=workspace.root)
+    assert tuned.own.dataset.startswith("crows@")
+    assert tuned.own.after < tuned.own.before
+    assert tuned.forgetting is not None
+    assert tuned.forgetting.dataset == dataset.reference
+    assert (
+        tuned.forgetting.before
+        == evaluate_checkpoint(parent.checkpoint, dataset.reference, workspace).val_loss
+    )
+    assert tuned.plan.trainable_parameters == 2 * 2 * 2 * 16
+    assert tuned.adapter is not None
+    run = Tracker(workspace).client.get_run(tuned.trained.run_id)
+    assert run.data.metrics["forgetting/before"] == tuned.forgetting.before
+    assert run.data.metrics["forgetting/after"] == tuned.forgetting.after
+    assert run.data.tags["parent.run_id"] == parent.run_id
+    with get_client(sync_client=True) as client:
+        cards = [str(artifact.data) for artifact in client.read_artifacts() if artifact.key == "fine-tuning"]
+    assert any(tuned.own.dataset in card and dataset.reference in card for card in cards)
+
+    shutil.rmtree(dataset.path)
+    again = finetune_model(
+        TrainingRequest(
+            dataset=tuned.own.dataset,
+            resume=tuned.trained.run_id,
+            fine_tuning=FineTuning(model=parent.run_id),
+        ),
+        workspace=workspace.root,
+    )
+    assert again.forgetting is None, "its parent's data set is not here any more"
+    assert again.trained.run_id == tuned.trained.run_id
+    assert again.adapter is not None
+    assert again.adapter.path == tuned.adapter.path

@@ -5,41 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 from torch.nn import functional
 
-from model.config import NetworkConfig, preset
+from model.config import preset
+from model.gpt2 import network_config, network_tensors
 from model.network import network_from
 
 transformers = pytest.importorskip("transformers")
-
-#: Their name of a part of a layer, and ours. Their matrices are stored the other way round, [in, out].
-PARTS = {
-    "ln_1": "attention_norm",
-    "attn.c_proj": "attention.projection",
-    "ln_2": "feed_forward_norm",
-    "mlp.c_fc": "feed_forward.expand",
-    "mlp.c_proj": "feed_forward.projection",
-}
-
-
-def translated(theirs: dict[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """GPT-2's tensors by Hugging Face's names as ours, "network.…"."""
-    theirs = {name.removeprefix("transformer."): tensor for name, tensor in theirs.items()}
-    ours = {
-        "embedding.token.weight": theirs["wte.weight"],
-        "embedding.position.weight": theirs["wpe.weight"],
-        "norm.weight": theirs["ln_f.weight"],
-        "norm.bias": theirs["ln_f.bias"],
-    }
-    for layer in range(layers):
-        for kind in ("weight", "bias"):
-            for their, our in PARTS.items():
-                ours[f"blocks.{layer}.{our}.{kind}"] = theirs[f"h.{layer}.{their}.{kind}"].t()
-            joined = theirs[f"h.{layer}.attn.c_attn.{kind}"].t().chunk(3)
-            for our, tensor in zip(("query", "key", "value"), joined, strict=True):
-                ours[f"blocks.{layer}.attention.{our}.{kind}"] = tensor
-    return {f"network.{name}": tensor for name, tensor in ours.items()}
 
 
 @pytest.mark.parametrize(
@@ -58,20 +30,9 @@ def test_the_same_weights_give_the_same_logits(
         parameter.add_(torch.randn_like(parameter), alpha=0.02)
     first.save_pretrained(tmp_path)
     theirs = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
-    shape = preset("gpt2", vocabulary_size=vocabulary_size).network
-    ours = network_from(
-        NetworkConfig(
-            vocabulary_size=vocabulary_size,
-            block_size=shape.block_size,
-            layers=layers,
-            heads=heads,
-            width=width,
-            activation=shape.activation,
-            bias=True,
-            query_key_value_bias=True,
-        ),
-        translated(load_file(tmp_path / "model.safetensors"), layers),
-    )
+    shape = network_config(config.to_dict())
+    assert shape.block_size == preset("gpt2", vocabulary_size=vocabulary_size).network.block_size
+    ours = network_from(shape, network_tensors(shape, load_file(tmp_path / "model.safetensors")))
     ids = torch.randint(0, vocabulary_size, (2, 64))
     expected, found = theirs(ids).logits, ours(ids)
     assert expected.std() > 0.1, "of logits that are all alike, nothing would follow"

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import NetworkConfig, Parallelism, Recipe, TrainingConfig, recipe_to_dict
+from model.config import LoraConfig, NetworkConfig, Parallelism, Recipe, TrainingConfig, recipe_to_dict
 from model.evaluation import estimate_loss
 from model.ranks import ALONE, Ranks
 from model.training import Training
@@ -39,11 +39,18 @@ MODERN = Recipe(
     ),
     training=replace(RECIPE.training, optimizer="muon", schedule="stable", gradient_accumulation_steps=1),
 )  # fmt: skip
+ADAPTED = replace(RECIPE, lora=LoraConfig(rank=4))
 TOKENS = np.random.default_rng(0).integers(0, 40, 3_000).astype(np.uint16)
 
 
 def trained_by(
-    ranks: int, recipe: Recipe, folder: Path, *, until: int = 12, state: dict[str, Any] | None = None
+    ranks: int,
+    recipe: Recipe,
+    folder: Path,
+    *,
+    until: int = 12,
+    state: dict[str, Any] | None = None,
+    learnt: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """What a training by so many processes came to, from a state if there is one."""
     asked, told, saved = folder / "asked", folder / "told", folder / "state"
@@ -54,6 +61,7 @@ def trained_by(
             {
                 "recipe": recipe_to_dict(recipe),
                 "tokens": TOKENS.tolist(),
+                "learnt": None if learnt is None else learnt.tolist(),
                 "until": until,
                 "state": str(saved) if state else None,
             }
@@ -79,8 +87,8 @@ def trained_by(
     return found
 
 
-def trained_alone(recipe: Recipe) -> dict[str, Any]:
-    training = Training(recipe, TOKENS, dataset_digest="digest")
+def trained_alone(recipe: Recipe, learnt: np.ndarray | None = None) -> dict[str, Any]:
+    training = Training(recipe, TOKENS, dataset_digest="digest", learnt=learnt)
     reports = [(report.train_loss, report.gradient_norm) for report in training.steps()]
     val_loss = estimate_loss(training.network, TOKENS, windows=8)
     return {"reports": reports, "val_loss": val_loss, "step": 12, "tensors": training.state().tensors}
@@ -99,7 +107,9 @@ def assert_same(
         assert (found["tensors"][name] - tensor).abs().max() < 100 * tolerance, name
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, MODERN], ids=["adamw, parts", "muon"])
+@pytest.mark.parametrize(
+    "recipe", [RECIPE, MODERN, ADAPTED], ids=["adamw, parts", "muon", "adapters alone learn"]
+)
 @pytest.mark.parametrize("parallelism", ["replicated", "sharded"])
 def test_two_processes_make_the_steps_of_one_and_go_on_from_a_state(
     recipe: Recipe, parallelism: Parallelism, tmp_path: Path
@@ -112,6 +122,15 @@ def test_two_processes_make_the_steps_of_one_and_go_on_from_a_state(
 
 def test_four_processes_make_the_steps_of_one(tmp_path: Path) -> None:
     assert_same(trained_by(4, RECIPE, tmp_path), trained_alone(RECIPE), RECIPE)
+
+
+def test_two_processes_average_over_what_is_learnt_of_the_whole_batch(tmp_path: Path) -> None:
+    learnt = (np.random.default_rng(1).random(len(TOKENS)) < np.linspace(0.1, 0.9, len(TOKENS))).astype(
+        np.uint8
+    )
+    recipe = replace(RECIPE, training=replace(RECIPE.training, gradient_accumulation_steps=2))
+    learnt[1 :: RECIPE.network.block_size + 1] = 1  # at least one of each row
+    assert_same(trained_by(2, recipe, tmp_path, learnt=learnt), trained_alone(recipe, learnt), recipe)
 
 
 def test_the_windows_of_all_ranks_are_the_batch_whatever_their_number_and_the_parts() -> None:

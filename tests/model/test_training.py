@@ -14,6 +14,7 @@ from model.evaluation import estimate_loss, evaluate, final_report
 from model.generation import generate
 from model.network import network_from
 from model.references import bigram_floor
+from model.sampling import Sampling
 from model.training import DivergedError, Training, TrainingState, skipped_of
 
 # Dropout and accumulation are on: what resumes must resume with both.
@@ -107,7 +108,7 @@ def test_what_happens_between_steps_changes_nothing() -> None:
         busy_losses.append(report.train_loss)
         final_report(evaluate(busy.network, TOKENS[:100], end_of_text=39, text_bytes=100))
         estimate_loss(busy.network, TOKENS, windows=3)
-        list(generate(busy.network, [1], tokens=3, seed=report.step))
+        list(generate(busy.network, [1], tokens=3, sampling=Sampling(seed=report.step)))
         torch.rand(3)
     assert busy_losses == losses
     assert_same(busy.state(), quiet.state())

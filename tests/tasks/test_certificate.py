@@ -93,6 +93,7 @@ def test_another_seed_has_another_outcome(dataset: Dataset, workspace: Workspace
     ("request_", "message"),
     [
         (TrainingRequest(dataset="d", resume="r"), "leave out --resume"),
+        (TrainingRequest(dataset="d", processes=2), "leave out --nproc"),
         (TrainingRequest(dataset="d", settings={"training.steps": "3"}), "needs at least 4"),
     ],
 )

@@ -9,12 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 from tiny_data import build_plainly
 
 from model import batches, training
 from model.optimizers import Optimizers
 from model.order import DataOrder
+from model.sampling import Sampling
 from model.training import DivergedError
 from storage import blocks, checkpoints, datasets
 from storage.blocks import BLOCK_BYTES, FileFacts, FileRange
@@ -27,9 +29,9 @@ from tasks.evaluation import evaluate_checkpoint
 from tasks.interruption import InterruptedByUser
 from tasks.loading import load_model
 from tasks.look import trace_token
-from tasks.registry import MODEL_NAME, FoundModel, choose_alias, find_model, register
+from tasks.registry import MODEL_NAME, FoundModel, find_model, register
 from tasks.report import log_evaluation
-from tasks.tracking import Tracker, VersionFacts
+from tasks.tracking import Tracker
 from tasks.training import train
 from tasks.training_request import Cadence, TrainingRequest
 
@@ -146,7 +148,7 @@ def signal_at(moment: Moment, step: int, number: signal.Signals, patch: pytest.M
         "second part of a step": (batches, "gather"),
         "update": (Optimizers, "step"),
         "evaluation": (session, "estimate_loss"),
-        "saving": (checkpoints, "_save_tensors"),
+        "saving": (checkpoints, "save_tensors"),
         "sampling": (session.Session, "sample"),
     }[moment]
     original = getattr(owner, name)
@@ -376,7 +378,7 @@ def test_a_trained_model_is_evaluated_registered_found_and_writes(
     texts = []
     for reference in (trained.run_id, f"{MODEL_NAME}/1", f"{MODEL_NAME}@champion", str(trained.checkpoint)):
         loaded = load_model(find_model(reference, workspace).path)
-        texts.append("".join(loaded.write("the road", tokens=30, seed=3)))
+        texts.append("".join(loaded.write("the road", tokens=30, sampling=Sampling(seed=3))))
     assert len(set(texts)) == 1
     assert texts[0]
 
@@ -391,26 +393,11 @@ def test_the_registered_model_is_served_by_mlflow_itself(dataset: Dataset, works
     source = tracker.client.get_model_version(MODEL_NAME, "1").source
     served = mlflow.pyfunc.load_model(source)
     request = {"prompt": "the ", "tokens": 12, "temperature": 0.8, "top_k": None, "seed": 5}
-    assert served.predict([request]) == ["".join(load_model(found.path).write("the ", tokens=12, seed=5))]
-
-
-def test_the_alias_follows_the_evidence() -> None:
-    class Measured:
-        val_bits_per_byte = 1.5
-        dataset_digest = "d"
-        dataset = "data@d"
-
-    def champion(bits: str, digest: str = "d") -> VersionFacts:
-        return VersionFacts(
-            name="m", version="3", run_id="r", tags={"val_bits_per_byte": bits, "dataset_digest": digest}
-        )
-
-    assert choose_alias(Measured, None)[0] == "champion"  # type: ignore[arg-type]
-    assert choose_alias(Measured, champion("1.6"))[0] == "champion"  # type: ignore[arg-type]
-    assert choose_alias(Measured, champion("1.4"))[0] == "challenger"  # type: ignore[arg-type]
-    alias, reason = choose_alias(Measured, champion("9.9", digest="other"))  # type: ignore[arg-type]
-    assert alias == "challenger"
-    assert "another data set" in reason
+    loaded = load_model(found.path)
+    expected = "".join(loaded.write("the ", tokens=12, sampling=Sampling(seed=5)))
+    assert served.predict([request]) == [expected]
+    others = [request | {"prompt": f"{number}", "stop": ["e"]} for number in range(20)]
+    assert served.predict([request, *others])[0] == expected
 
 
 def test_an_unknown_model_is_one_line_with_the_way_out(workspace: Workspace) -> None:
@@ -431,3 +418,13 @@ def test_a_model_refuses_tokens_of_another_tokenizer(
     other = build_plainly(tmp_path / "o", workspace)
     with pytest.raises(ValueError, match="encoded with another tokenizer"):
         evaluate_checkpoint(trained.checkpoint, other.reference, workspace)
+
+
+def test_documents_are_kept_apart_where_that_is_asked_for(dataset: Dataset, workspace: Workspace) -> None:
+    request = tiny_request(dataset)
+    settings = {**(request.settings or {}), "network.documents": "apart"}
+    trained = train(replace(request, settings=settings), workspace)
+    loaded = load_model(trained.checkpoint)
+    assert loaded.network.config.end_of_text == dataset.manifest.end_of_text
+    assert np.isfinite(evaluate_checkpoint(trained.checkpoint, None, workspace).val_loss)
+    assert "".join(loaded.write("the road", tokens=5))

@@ -1,0 +1,300 @@
+"""`brickroad serve` as clients meet it: OpenAI's own, a browser's, many at once, and those who mean no good."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from tiny_data import save_endless_model
+
+BRICKROAD = Path(sys.executable).parent / "brickroad"
+LIMITS = ("--most-rows", 8, "--most-waiting", 16, "--most-tokens", 2000, "--most-prompt-characters", 100)
+
+
+class Served:
+    """A running server."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        assert process.stdout is not None
+        facts = json.loads(process.stdout.readline())
+        self.process, self.url, self.name = process, facts["url"], facts["model"]
+        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    def complete(self, prompt: Any = "ab", **settings: Any) -> Any:
+        return self.client.completions.create(
+            model=self.name, prompt=prompt, **({"seed": 3, "max_tokens": 20} | settings)
+        )
+
+    def body(self, **settings: Any) -> dict[str, Any]:
+        return {"model": self.name, "prompt": "ab", "seed": 3, "max_tokens": 20} | settings
+
+    def refused(self, status: int, **settings: Any) -> dict[str, Any]:
+        """The error of a request that differs so from one that is fine."""
+        response = httpx.post(f"{self.url}/v1/completions", json=self.body(**settings))
+        assert response.status_code == status, response.text
+        error: dict[str, Any] = response.json()["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert "\n" not in error["message"]
+        return error
+
+    def metric(self, name: str) -> float:
+        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
+
+    def held(self) -> tuple[int, int]:
+        """Threads and open files of the process."""
+        place = Path(f"/proc/{self.process.pid}")
+        return len(list((place / "task").iterdir())), len(list((place / "fd").iterdir()))
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+@contextmanager
+def serving(model: Path, *options: object, cwd: Path) -> Iterator[Served]:
+    command = [str(BRICKROAD), "serve", str(model), "--port", "0", "--json", *map(str, options)]
+    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield Served(process)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_endless_model(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def served(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(model, *LIMITS, cwd=tmp_path_factory.mktemp("cwd")) as server:
+        yield server
+
+
+def test_openais_client_completes_and_streams(served: Served) -> None:
+    whole = served.complete(
+        user="somebody", extra_body={"top_k": 50, "min_p": 0.0, "repetition_penalty": 1.1}
+    )
+    text = whole.choices[0].text
+    assert text
+    assert (whole.object, whole.choices[0].finish_reason) == ("text_completion", "length")
+    assert (whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.usage.total_tokens) == (2, 20, 22)
+    stream = served.complete(
+        stream=True,
+        stream_options={"include_usage": True},
+        extra_body={"top_k": 50, "min_p": 0.0, "repetition_penalty": 1.1},
+    )
+    *chunks, last = stream
+    assert "".join(chunk.choices[0].text for chunk in chunks) == text
+    assert [chunk.choices[0].finish_reason for chunk in chunks[-2:]] == [None, "length"]
+    assert (last.choices, last.usage.total_tokens) == ([], 22)
+    assert served.complete(seed=4).choices[0].text != served.complete().choices[0].text
+    assert [one.id for one in served.client.models.list()] == [served.name]
+    assert served.client.models.retrieve(served.name).id == served.name
+
+
+def test_several_prompts_and_choices_are_what_they_would_be_alone(served: Served) -> None:
+    both = served.complete(["ab", "cd"], n=3).choices
+    assert [choice.index for choice in both] == [*range(6)]
+    expected = [served.complete(prompt, seed=seed) for prompt in ("ab", "cd") for seed in (3, 4, 5)]
+    assert [choice.text for choice in both] == [one.choices[0].text for one in expected]
+    assert served.complete([0, 1]).choices[0].text == expected[0].choices[0].text, "ids of ab"
+    assert served.complete([[0, 1], [2, 3]]).usage.prompt_tokens == 4
+    whole = served.complete(max_tokens=60).choices[0].text
+    stopped = served.complete(max_tokens=60, stop=[whole[10:12]]).choices[0]
+    assert (stopped.text, stopped.finish_reason) == (whole[: whole.index(whole[10:12])], "stop")
+
+
+def test_an_empty_prompt_starts_a_document_and_an_over_long_one_is_refused(served: Served) -> None:
+    assert served.complete("").usage.completion_tokens == 20
+    assert served.complete("ab" * 20).usage.unseen_prompt_tokens == 24, "the context is of 16"
+    with pytest.raises(openai.BadRequestError, match="the prompt has 101 characters; at most 100"):
+        served.complete("a" * 101)
+    assert served.refused(400, prompt=["a"] * 9)["message"].startswith("9 prompts x 1 choices")
+    assert served.refused(400, prompt=[])["param"] == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_tokens": 2001}, "max_tokens is 2001; at most 2000"),
+        ({"max_tokens": -1}, "max_tokens: "),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"temperature": "hot"}, "temperature: "),
+        ({"top_p": 0}, "top_p is 0"),
+        ({"n": 10**9}, "1 prompts x 1000000000 choices"),
+        ({"seed": 2**70}, "seed is "),
+        ({"stop": [""]}, "a stop string is empty"),
+        ({"stop": ["a"] * 17}, "stop has 17 texts"),
+        ({"prompt": {"a": 1}}, "prompt must be a text"),
+        ({"prompt": [1, "a"]}, "prompt must be a text"),
+        ({"prompt": [10**6]}, "ids are from 0 to "),
+        ({"echo": True}, "echo is not supported here"),
+        ({"logprobs": 5}, "logprobs is not supported here"),
+        ({"presence_penalty": 0.5}, "presence_penalty is not supported here"),
+        ({"max_token": 5}, "max_token is not supported here"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_clear_line(
+    served: Served, settings: dict[str, Any], message: str
+) -> None:
+    assert served.refused(400, **settings)["message"].startswith(message)
+
+
+def test_wrong_names_places_and_bodies_are_told(served: Served) -> None:
+    with pytest.raises(openai.NotFoundError, match=f"the model 'gpt-5' is not here; '{served.name}' is"):
+        served.client.completions.create(model="gpt-5", prompt="a")
+    url = f"{served.url}/v1/completions"
+    json_type = {"Content-Type": "application/json"}
+    for body in (b"", b"{", b"[]", b"\xff", b"[" * 10_000, b'{"model": "\\ud800"}'):
+        answer = httpx.post(url, content=body, headers=json_type)
+        assert (answer.status_code, answer.json()["error"]["message"][:8]) == (400, "the body")
+    assert httpx.post(url, content=b"{}").status_code == 415, "a page of a stranger could send this"
+    assert httpx.get(f"{served.url}/v1/nothing").json()["error"]["message"] == "GET /v1/nothing: Not Found"
+    assert httpx.get(url).status_code == 405
+    rebound = httpx.get(f"{served.url}/v1/models", headers={"Host": "evil.example"})
+    assert (rebound.status_code, rebound.json()["error"]["code"]) == (403, "wrong_host")
+
+
+@pytest.mark.parametrize("is_chunked", [False, True])
+def test_a_body_of_100_megabytes_is_refused_and_not_kept(served: Served, is_chunked: bool) -> None:
+    part = b" " * 1_000_000
+
+    def peak() -> int:
+        status = Path(f"/proc/{served.process.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0])
+
+    before = peak()
+    body = (part for _ in range(100)) if is_chunked else part * 100
+    answer = httpx.post(
+        f"{served.url}/v1/completions",
+        content=body,
+        headers={"Content-Type": "application/json"},
+        timeout=60,
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
+    assert peak() - before < 20_000, "kB"
+    assert served.complete().choices[0].text
+
+
+def test_a_thousand_requests_at_once_are_each_answered_and_leave_nothing(served: Served) -> None:
+    alone = served.complete().choices[0].text
+    served.client.close()  # its connections are kept alive
+    served.until(lambda: served.metric("brickroad_texts_running") == 0)
+    time.sleep(0.2)
+    threads, files = served.held()
+
+    async def all_at_once() -> list[httpx.Response]:
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+        async with httpx.AsyncClient(limits=limits, timeout=120) as client:
+            return await asyncio.gather(
+                *(client.post(f"{served.url}/v1/completions", json=served.body()) for _ in range(1000))
+            )
+
+    answers = asyncio.run(all_at_once())
+    assert {answer.status_code for answer in answers} == {200, 503}
+    for answer in answers:
+        if answer.status_code == 200:
+            assert answer.json()["choices"][0]["text"] == alone
+        else:
+            assert answer.headers["Retry-After"] == "1"
+            assert "there is no room" in answer.json()["error"]["message"]
+    assert sum(answer.status_code == 200 for answer in answers) >= 24, "all that there is room for"
+    served.until(lambda: served.held()[1] <= files)
+    assert served.held()[0] <= threads
+    served.client = openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0)
+    assert served.complete().choices[0].text == alone
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_goes_away_frees_its_row(served: Served, stream: bool) -> None:
+    tokens = served.metric("brickroad_tokens_written_total")
+    body = json.dumps(served.body(max_tokens=2000, n=8, stream=stream)).encode()
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        served.until(lambda: served.metric("brickroad_tokens_written_total") > tokens + 10)
+    served.until(lambda: served.metric("brickroad_texts_running") == 0)
+    assert served.metric("brickroad_tokens_written_total") < tokens + 8 * 2000
+
+
+def test_health_metrics_and_a_page_that_needs_nothing_else(served: Served) -> None:
+    assert httpx.get(f"{served.url}/health").json() == {"status": "ready", "model": served.name}
+    assert served.metric('brickroad_requests_total{status="200"}') > 0
+    assert served.metric("brickroad_request_seconds_count") > 0
+    page = httpx.get(f"{served.url}/")
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+    assert json.dumps(served.name) in page.text
+    assert "http://" not in page.text
+    assert "https://" not in page.text
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_ends_streams_and_leaves_no_process(
+    model: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    with serving(model, "--most-tokens", 10**7, "--most-seconds", 600, cwd=tmp_path) as server:
+        endings = []
+        for chunk in server.complete(max_tokens=10**7, stream=True):
+            if not endings:
+                server.process.send_signal(number)
+            endings.append(chunk.choices[0].finish_reason)
+        assert endings[-1] == "length", "a whole answer, ended early"
+        _, words = server.process.communicate(timeout=20)
+        assert server.process.returncode == code
+        assert words.splitlines()[-1] == "error: stopped; every request has its answer"
+        assert "Traceback" not in words
+
+
+def test_with_a_key_only_those_who_have_it_may_ask(model: Path, tmp_path: Path) -> None:
+    with serving(model, "--host", "0.0.0.0", "--api-key", "secret", cwd=tmp_path) as server:
+        with pytest.raises(openai.AuthenticationError, match="the key is missing or wrong"):
+            server.complete()
+        port = server.url.rpartition(":")[2]
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="secret")
+        assert client.completions.create(model=server.name, prompt="a").choices[0].text is not None
+        assert httpx.get(f"{server.url}/metrics").status_code == 401
+        assert httpx.get(f"{server.url}/health").status_code == 200
+
+
+def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [BRICKROAD, "serve", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"COLUMNS": "300", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+def test_an_address_that_cannot_be_had_is_one_line(model: Path, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(model, "--port", port, cwd=tmp_path)
+    assert done.returncode == 1
+    expected = f"error: 127.0.0.1:{port}: Address already in use; choose another with --host and --port"
+    assert done.stderr.splitlines() == [expected]
+    open_to_all = run(model, "--host", "0.0.0.0", cwd=tmp_path)
+    assert open_to_all.returncode == 2
+    assert "set --api-key or BRICKROAD_API_KEY" in open_to_all.stderr
+    assert run("nothing", "--port", 0, cwd=tmp_path).returncode == 1
