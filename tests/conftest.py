@@ -36,6 +36,15 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+@pytest.fixture(autouse=True)
+def _environment_as_before() -> Iterator[None]:
+    """A command run in the tests' own process sets variables, as `brickroad` does: the next test has none of them."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture
 def tiny_corpus(tmp_path: Path) -> Path:
     """A folder of twelve shards with ten documents each; shard 10 stands before shard 2 in a listing."""
