@@ -247,6 +247,40 @@ def train(
     }
 
 
+@app.command(epilog="Examples:  brickroad tour   ·   brickroad tour bigram attention   ·   brickroad tour --corpus wizard-of-oz")
+@command
+def tour(
+    stops: Annotated[
+        list[str] | None,
+        typer.Argument(help="Which stops, such as attention. \\[default: all of them]", show_default=False),
+    ] = None,
+    corpus: Annotated[
+        str, typer.Option("--corpus", help="What to read on the way, as brickroad dataset build takes it.")
+    ] = "stdlib-docs",
+    list_stops: Annotated[bool, typer.Option("--list", help="Say which stops there are.")] = False,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Walk through the course, stop by stop: each runs code of this repository, and shows what comes out."""
+    place = Workspace.at(workspace)
+    prepare(place)
+    from tasks.tour.ground import Ground
+    from tasks.tour.stops import STOPS, chosen_stops
+
+    if list_stops:
+        table("Stops of the tour", {stop.name: stop.title for stop in STOPS})
+        return {"stops": [asdict(stop) for stop in STOPS]}
+    try:
+        chosen = chosen_stops(stops or [])
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    from flows.tour import walk_through
+
+    visited = walk_through(chosen, Ground(place, corpus=kept_aside(corpus)))
+    return {"stops": visited, "page": str(place.root / "tour" / "index.html")}
+
+
 @app.command(epilog="Example:  brickroad up --prefect-port 4300 --mlflow-port 5300")
 @command
 def up(
