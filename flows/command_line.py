@@ -247,7 +247,9 @@ def train(
     }
 
 
-@app.command(epilog="Examples:  brickroad tour   ·   brickroad tour bigram attention   ·   brickroad tour --corpus wizard-of-oz")
+@app.command(
+    epilog="Examples:  brickroad tour   ·   brickroad tour bigram attention   ·   brickroad tour --corpus wizard-of-oz"
+)
 @command
 def tour(
     stops: Annotated[

@@ -37,7 +37,9 @@ def _visit(stop: Stop, ground: Ground) -> Mapping[str, Any]:
     page = write_page(ground.folder, stop, sights)
     seconds = time.monotonic() - began
     say(f"\n[dim]{seconds:.0f} s. With its pictures: {escape(str(page))}[/dim]\n")
-    measured = {name: value for sight in sights if isinstance(sight, Facts) for name, value in sight.values.items()}
+    measured = {
+        name: value for sight in sights if isinstance(sight, Facts) for name, value in sight.values.items()
+    }
     return {"name": stop.name, "title": stop.title, "seconds": seconds, "page": str(page), "facts": measured}
 
 
@@ -53,7 +55,9 @@ def _show(sight: Sight) -> None:
         case Printed(text):
             words.print(Padding(escape(printable(text)), (0, 0, 0, 2), expand=False))
         case Facts():
-            table(sight.title, {name: escape(printable(amount(value))) for name, value in sight.values.items()})
+            table(
+                sight.title, {name: escape(printable(amount(value))) for name, value in sight.values.items()}
+            )
         case Table():
             rows = [[escape(printable(amount(value))) for value in row] for row in sight.rows]
             columns("", list(sight.header), rows)

@@ -19,6 +19,7 @@
     quantization   model -> a smaller one, measured beside it         -> QuantizationReport
     registry       a trained model -> a version with an alias; and back: a reference -> a loaded model
     hugging_face   a model -> a folder for Hugging Face's library; and back   -> ExportedModel, ImportedModel
+    tour           the course, a stop a module                        -> sights
     pictures       loss curves
     tracking       the one door to MLflow (and served_model.py, which MLflow runs by itself)
     engine         how a function becomes a Prefect task

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from matplotlib.figure import Figure
@@ -10,13 +9,9 @@ from torch import Tensor
 
 from model.attention import explicit_attention, fused_attention
 from model.attention_maps import attention_maps
-from model.config import preset
-from model.network import LanguageModel
-from model.training import Training
 from tasks.tour.ground import Ground
 from tasks.tour.sights import Code, Facts, Picture, Printed, Sight, Table, Words
 
-_STEPS = 250
 _PROMPT_TOKENS = 40
 _SHOWN_IN_CHARACTERS = 24
 _SHADES = " ░▒▓█"
@@ -47,7 +42,9 @@ def walk(ground: Ground) -> Iterator[Sight]:
     yield Code.of(explicit_attention)
     generator = torch.Generator().manual_seed(1)
     query, key, value = (torch.randn(1, 4, 64, 32, generator=generator) for _ in range(3))
-    by_formula, by_kernel = (way(query, key, value, causal=True) for way in (explicit_attention, fused_attention))
+    by_formula, by_kernel = (
+        way(query, key, value, causal=True) for way in (explicit_attention, fused_attention)
+    )
     yield Facts(
         values={
             "shape": "4 heads x 64 places x 32 numbers",
@@ -58,34 +55,34 @@ def walk(ground: Ground) -> Iterator[Sight]:
 
 
 def _trained(ground: Ground) -> Iterator[Sight]:
-    recipe = preset("pocket", vocabulary_size=ground.tokenizer.vocabulary_size)
-    recipe = replace(
-        recipe,
-        network=replace(recipe.network, layers=2, block_size=64),
-        training=replace(recipe.training, steps=_STEPS, batch_size=16, warmup_steps=20),
+    yield Words(
+        "What do trained heads look at? A small GPT, which trains now if no tour has trained it before, reads a line of the val split; "
+        "each head keeps a map of its weights:"
     )
-    yield Words(f"Now two layers of four heads learn, {_STEPS} steps, and then read a line of the val split:")
-    dataset = ground.dataset
-    training = Training(recipe, dataset.token_file("train").open(), dataset_digest=dataset.manifest.digest)
-    for report in training.steps():
-        if report.step in (1, _STEPS // 2, _STEPS):
-            yield Printed(f"step {report.step:4d}  train loss {report.train_loss:.3f}")
-    ids = torch.from_numpy(dataset.token_file("val").open()[:_PROMPT_TOKENS].astype("int64"))
-    maps = attention_maps(training.network, ids)
-    yield _picture(maps, ground.tokenizer.decode(ids), training.network)
-    yield Words("How far back each head looks, and how much of its attention goes to the character just before:")
+    yield Code.of(attention_maps)
+    network = ground.model.network
+    ids = torch.from_numpy(ground.dataset.token_file("val").open()[:_PROMPT_TOKENS].astype("int64"))
+    maps = attention_maps(network, ids)
+    yield _picture(maps, ground.tokenizer.decode(ids))
+    yield Words(
+        "How far back each head looks, and how much of its attention goes to the character just before:"
+    )
     back = (torch.arange(len(ids))[:, None] - torch.arange(len(ids))).clamp(min=0)
     yield Table(
         header=("head", "mean distance", "to the one before"),
         rows=[
-            (f"layer {layer}, head {head}", float((one * back).sum(-1).mean()), float(one.diagonal(-1).mean()))
+            (
+                f"layer {layer}, head {head}",
+                float((one * back).sum(-1).mean()),
+                float(one.diagonal(-1).mean()),
+            )
             for layer, heads in enumerate(maps)
             for head, one in enumerate(heads)
         ],
     )
 
 
-def _picture(maps: Tensor, text: str, network: LanguageModel) -> Picture:
+def _picture(maps: Tensor, text: str) -> Picture:
     """All heads, a row a layer; in characters the head that is surest."""
     layers, heads, length, _ = maps.shape
     figure = Figure(figsize=(2.9 * heads, 3.1 * layers), dpi=110, layout="constrained")
@@ -102,7 +99,9 @@ def _picture(maps: Tensor, text: str, network: LanguageModel) -> Picture:
     one = maps[surest // heads, surest % heads, :_SHOWN_IN_CHARACTERS, :_SHOWN_IN_CHARACTERS]
     levels = (one.sqrt() * (len(_SHADES) - 0.01)).int().tolist()
     lines = [f"  {''.join(names[:_SHOWN_IN_CHARACTERS])}"]
-    lines += [f"{name} {''.join(_SHADES[level] for level in row)}" for name, row in zip(names, levels, strict=False)]
+    lines += [
+        f"{name} {''.join(_SHADES[level] for level in row)}" for name, row in zip(names, levels, strict=False)
+    ]
     title = f"Row: who asks. Column: who is listened to. Layer {surest // heads}, head {surest % heads}:"
     return Picture(title=title, figure=figure, in_characters="\n".join(lines))
 

@@ -36,14 +36,21 @@ def walk(ground: Ground) -> Iterator[Sight]:
     )
     starts = order.window_starts(0)
     inputs, targets = gather(
-        tokens, starts, block_size=_BLOCK, vocabulary_size=manifest.vocabulary_size, device=torch.device("cpu")
+        tokens,
+        starts,
+        block_size=_BLOCK,
+        vocabulary_size=manifest.vocabulary_size,
+        device=torch.device("cpu"),
     )
     yield Words(
         f"A block is {_BLOCK} tokens here: the question. The answer to each of them is the token after it, so the targets are the "
         f"same row, one further. {_BATCH} blocks that are computed together are a batch."
     )
     yield Code.of(split)
-    rows = [(repr(tokenizer.decode(inputs[0, : t + 1])), repr(tokenizer.decode(targets[0, t]))) for t in range(_BLOCK)]
+    rows = [
+        (repr(tokenizer.decode(inputs[0, : t + 1])), repr(tokenizer.decode(targets[0, t])))
+        for t in range(_BLOCK)
+    ]
     yield Table(header=("when it has read", "the answer is"), rows=rows)
     yield Printed(f"inputs, shape {list(inputs.shape)}:\n{_rows(inputs)}\ntargets:\n{_rows(targets)}")
     yield from _order(order)

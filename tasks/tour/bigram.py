@@ -8,8 +8,8 @@ import torch
 from matplotlib.figure import Figure
 
 from model.config import preset
-from model.network import BigramTable, LanguageModel, build_network, parameter_count
 from model.evaluation import evaluate, final_report
+from model.network import BigramTable, LanguageModel, build_network, parameter_count
 from model.references import reference_lines
 from model.sampling import Sampling
 from model.training import Training
@@ -27,7 +27,9 @@ def walk(ground: Ground) -> Iterator[Sight]:
     dataset, tokenizer = ground.dataset, ground.tokenizer
     train, val = dataset.token_file("train").open(), dataset.token_file("val").open()
     facts = {"vocabulary_size": tokenizer.vocabulary_size, "end_of_text": tokenizer.end_of_text}
-    yield Words("The smallest language model is blind to all but the last character: a table whose row says what follows it.")
+    yield Words(
+        "The smallest language model is blind to all but the last character: a table whose row says what follows it."
+    )
     yield Code.of(BigramTable)
     recipe = preset("bigram", vocabulary_size=tokenizer.vocabulary_size)
     recipe = replace(recipe, training=replace(recipe.training, steps=_STEPS))
@@ -41,7 +43,12 @@ def walk(ground: Ground) -> Iterator[Sight]:
     yield Printed(_written(training.network, ground))
     lines = reference_lines(train, val, **facts)
     learnt = final_report(
-        evaluate(training.network, val, end_of_text=tokenizer.end_of_text, text_bytes=dataset.manifest.val.text_bytes)
+        evaluate(
+            training.network,
+            val,
+            end_of_text=tokenizer.end_of_text,
+            text_bytes=dataset.manifest.val.text_bytes,
+        )
     )
     yield Words(
         "Nobody needs gradients for a table of two: one can count. What counting comes to is the floor that descent goes down to, "
@@ -70,7 +77,9 @@ def _picture(network: LanguageModel, ground: Ground) -> Picture:
     assert isinstance(network, BigramTable)
     with torch.inference_mode():
         shares = network(torch.arange(_SHOWN)[None])[0].softmax(-1)[:, :_SHOWN].numpy()
-    names = [c if c.isprintable() and c != " " else "␣↵"[c == "\n"] for c in ground.tokenizer.decode(range(_SHOWN))]
+    names = [
+        c if c.isprintable() and c != " " else "␣↵"[c == "\n"] for c in ground.tokenizer.decode(range(_SHOWN))
+    ]
     figure = Figure(figsize=(7, 6.4), dpi=110, layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="YlOrBr", vmin=0)
@@ -80,5 +89,11 @@ def _picture(network: LanguageModel, ground: Ground) -> Picture:
     figure.colorbar(image, ax=axes, shrink=0.8)
     levels = np.minimum((shares * 10).astype(int), len(_SHADES) - 1)
     lines = [f"  {''.join(names)}"]
-    lines += [f"{name} {''.join(_SHADES[level] for level in row)}" for name, row in zip(names, levels, strict=True)]
-    return Picture(title="Row: the character before. Column: what follows.", figure=figure, in_characters="\n".join(lines))
+    lines += [
+        f"{name} {''.join(_SHADES[level] for level in row)}" for name, row in zip(names, levels, strict=True)
+    ]
+    return Picture(
+        title="Row: the character before. Column: what follows.",
+        figure=figure,
+        in_characters="\n".join(lines),
+    )

@@ -13,8 +13,8 @@ from model.lora import LoraLinear
 from model.sampling import Sampling
 from storage.datasets import Dataset
 from tasks.corpora import CorpusConfig
-from tasks.fine_tuning import plan_fine_tuning
 from tasks.evaluation import measure
+from tasks.fine_tuning import plan_fine_tuning
 from tasks.loading import LoadedModel, load_model
 from tasks.prompt_dataset import make_prompt_dataset
 from tasks.prompts import PromptsConfig
@@ -72,7 +72,9 @@ def walk(ground: Ground) -> Iterator[Sight]:
 def _python_source(ground: Ground) -> Dataset:
     """Modules as documents, encoded with the tokenizer of the model, which cannot learn another."""
     library = Path(sysconfig.get_path("stdlib"))
-    sources = [path.read_text(encoding="utf-8") for name in _MODULES if (path := library / f"{name}.py").is_file()]
+    sources = [
+        path.read_text(encoding="utf-8") for name in _MODULES if (path := library / f"{name}.py").is_file()
+    ]
     ground.folder.mkdir(parents=True, exist_ok=True)
     corpus = ground.folder / "python-source.jsonl"
     corpus.write_text("".join(json.dumps({"text": source}) + "\n" for source in sources), encoding="utf-8")
@@ -93,7 +95,9 @@ def _prompts(ground: Ground) -> Iterator[Sight]:
     examples = [{"prompt": f"Double of {number}?", "response": f"{2 * number}."} for number in range(1, 60)]
     file = ground.folder / "prompts.jsonl"
     file.write_text("".join(json.dumps(example) + "\n" for example in examples), encoding="utf-8")
-    dataset = make_prompt_dataset(PromptsConfig(file=str(file), val_fraction=0.2), str(ground.gpt.path), ground.workspace)
+    dataset = make_prompt_dataset(
+        PromptsConfig(file=str(file), val_fraction=0.2), str(ground.gpt.path), ground.workspace
+    )
     tokens, learnt = dataset.token_file("train").open()[:120], dataset.learnt("train")
     assert learnt is not None, "prompts have a mask"
     edges = np.flatnonzero(np.diff(learnt[: len(tokens)], prepend=0))
@@ -101,4 +105,6 @@ def _prompts(ground: Ground) -> Iterator[Sight]:
     marks = ["", *("«" if learnt[edge] else "»" for edge in edges)]
     text = "".join(mark + ground.tokenizer.decode(piece) for mark, piece in zip(marks, pieces, strict=True))
     yield Printed(text)
-    yield Words("Do it with: brickroad finetune MODEL --prompts FILE --lora 8, and talk to it with brickroad chat.")
+    yield Words(
+        "Do it with: brickroad finetune MODEL --prompts FILE --lora 8, and talk to it with brickroad chat."
+    )

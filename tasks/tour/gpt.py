@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from model.blocks import Block, FeedForward
 from model.network import Gpt, build_network, parameter_count
+from model.references import reference_lines
 from model.sampling import Sampling
 from model.writing import WritingRequest, write
 from tasks.evaluation import measure
@@ -12,7 +13,6 @@ from tasks.pictures import loss_curves
 from tasks.tour.ground import Ground
 from tasks.tour.sights import Code, Facts, Picture, Printed, Sight, Table, Words
 from tasks.tracking import RunLog, Tracker
-from model.references import reference_lines
 
 _TOKENS = 250
 
@@ -24,9 +24,11 @@ def walk(ground: Ground) -> Iterator[Sight]:
         "a bend (ReLU, GELU, Sigmoid, Tanh), and back. Without the bend two linear layers would be one."
     )
     yield Code.of(FeedForward)
-    yield Words("A block is both, each added to what was there before; a GPT is blocks on blocks, between a table that reads and one that writes.")
+    yield Words(
+        "A block is both, each added to what was there before; a GPT is blocks on blocks, between a table that reads and one that writes."
+    )
     yield Code.of(Block.forward)
-    yield Words("Ours trains now, as `brickroad train` does it, if no tour has trained it before:")
+    yield Words("Ours trains as `brickroad train` does it, now, if no stop has trained it before:")
     model = ground.model
     network = model.network
     assert isinstance(network, Gpt), "the tour trains a GPT"
@@ -42,7 +44,9 @@ def _parts(network: Gpt) -> dict[str, int]:
     """How many numbers each kind of part has to learn."""
     counts: Counter[str] = Counter()
     for name, parameter in network.named_parameters():
-        kind = next((one for one in ("attention", "feed_forward", "embedding", "head") if f"{one}." in name), "norms")
+        kind = next(
+            (one for one in ("attention", "feed_forward", "embedding", "head") if f"{one}." in name), "norms"
+        )
         counts["norms" if "norm" in name else kind] += parameter.numel()
     return dict(counts.most_common()) | {"all": parameter_count(network)}
 
@@ -74,6 +78,8 @@ def _judged(ground: Ground) -> Iterator[Sight]:
     run_id = ground.gpt.run_id
     assert run_id is not None, "the road trained it"
     run = RunLog(Tracker(ground.workspace), run_id)
-    figure = loss_curves("The tour's GPT", run.history("train_loss"), run.history("val_loss"), lines, report.loss)
+    figure = loss_curves(
+        "The tour's GPT", run.history("train_loss"), run.history("val_loss"), lines, report.loss
+    )
     yield Picture(title="The loss, step by step, between the lines that counting reaches", figure=figure)
     yield Words(f"The same is in MLflow, as run {run_id}: brickroad up shows it.")

@@ -17,14 +17,22 @@ from tasks.registry import FoundModel, find_model
 from tasks.tokenizers import load_tokenizer
 from tasks.workers import Workers, chosen_workers
 
-#: A quarter of what the preset pocket takes: enough for words, in half a minute.
-GPT_STEPS: Final = 600
+#: What the small GPT is trained by: the preset pocket in a hurry. Muon gets in 500 steps where AdamW is after 2,000.
+GPT_STEPS: Final = 500
+GPT_SETTINGS: Final = {
+    "training.optimizer": "muon",
+    "training.schedule": "stable",
+    "training.learning_rate": "0.006",
+    "training.warmup_steps": "20",
+}
 
 
 class Ground:
     """A workspace with a corpus. What is made in it stays: the next tour begins with it."""
 
-    def __init__(self, workspace: Workspace, *, corpus: str = DEFAULT_CORPUS, gpt_steps: int = GPT_STEPS) -> None:
+    def __init__(
+        self, workspace: Workspace, *, corpus: str = DEFAULT_CORPUS, gpt_steps: int = GPT_STEPS
+    ) -> None:
         self.workspace = workspace
         self.corpus = corpus
         self.gpt_steps = gpt_steps
@@ -61,8 +69,10 @@ class Ground:
         from tasks.training_request import TrainingRequest
 
         if (run_id := self._earlier_run()) is None:
-            settings = {"training.steps": str(self.gpt_steps)}
-            trained = train(TrainingRequest(dataset=self.dataset.reference, settings=settings), self.workspace)
+            settings = GPT_SETTINGS | {"training.steps": str(self.gpt_steps)}
+            trained = train(
+                TrainingRequest(dataset=self.dataset.reference, settings=settings), self.workspace
+            )
             assert trained is not None, "one machine trains"
             run_id = trained.run_id
             write_json(self._record, {"run_id": run_id, "made_from": self._made_from})
@@ -78,8 +88,8 @@ class Ground:
         return self.folder / "gpt.json"
 
     @property
-    def _made_from(self) -> list[str | int]:
-        return [self.dataset.manifest.digest, self.gpt_steps]
+    def _made_from(self) -> list[object]:
+        return [self.dataset.manifest.digest, self.gpt_steps, GPT_SETTINGS]
 
     def _earlier_run(self) -> str | None:
         """The run of an earlier tour, if it trained the same and its checkpoints are still there."""

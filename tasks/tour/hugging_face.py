@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import torch
 
+from model.gpt2 import gpt2_tensors
 from model.network import predicting
 from tasks.hugging_face import export_model, import_model
 from tasks.loading import LoadedModel, load_model
 from tasks.tour.ground import Ground
 from tasks.tour.sights import Code, Facts, Printed, Sight, Table, Words
-from model.gpt2 import gpt2_tensors
 
 
 def walk(ground: Ground) -> Iterator[Sight]:
@@ -29,18 +29,27 @@ def walk(ground: Ground) -> Iterator[Sight]:
     yield Words("Anybody can load it, without this repository:")
     yield Printed(_LOADING.format(out=out))
     imported = import_model(str(out), ground.workspace, name=f"tour-{ground.gpt.path.parent.name[:8]}")
-    yield Words("And back: brickroad import-hf reads such folders, GPT-2's own too. The scores of the two on a text of the val split:")
+    yield Words(
+        "And back: brickroad import-hf reads such folders, GPT-2's own too. The scores of the two on a text of the val split:"
+    )
     ids = torch.from_numpy(ground.dataset.token_file("val").open()[:100].astype("int64"))[None]
     ours, theirs = (_scores(model, ids) for model in (ground.model, load_model(imported.checkpoint)))
-    yield Facts(values={"parameters": imported.parameters, "largest difference of scores": float((ours - theirs).abs().max())})
-    yield Words("The road goes on: brickroad run lays all of it at once, brickroad up shows what it did, docs/ladder.md has larger models.")
+    yield Facts(
+        values={
+            "parameters": imported.parameters,
+            "largest difference of scores": float((ours - theirs).abs().max()),
+        }
+    )
+    yield Words(
+        "The road goes on: brickroad run lays all of it at once, brickroad up shows what it did, docs/ladder.md has larger models."
+    )
 
 
-_LOADING = '''from transformers import AutoModelForCausalLM, AutoTokenizer
+_LOADING = """from transformers import AutoModelForCausalLM, AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained("{out}")
 model = AutoModelForCausalLM.from_pretrained("{out}")
 ids = tokenizer("The ", return_tensors="pt").input_ids
-print(tokenizer.decode(model.generate(ids, max_new_tokens=100)[0]))'''
+print(tokenizer.decode(model.generate(ids, max_new_tokens=100)[0]))"""
 
 
 def _scores(model: LoadedModel, ids: torch.Tensor) -> torch.Tensor:

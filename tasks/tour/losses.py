@@ -42,8 +42,12 @@ def walk(ground: Ground) -> Iterator[Sight]:
     )
     yield Code.of(curve)
     families: dict[str, Curves] = {}
-    yield Words(f"Learning rates, {_STEPS} steps each: too small and nothing moves, too large and nothing holds.")
-    families["learning rate"] = {f"{rate:g}": list(curve(_at(base, rate), train, val, digest)) for rate in _RATES}
+    yield Words(
+        f"Learning rates, {_STEPS} steps each: too small and nothing moves, too large and nothing holds."
+    )
+    families["learning rate"] = {
+        f"{rate:g}": list(curve(_at(base, rate), train, val, digest)) for rate in _RATES
+    }
     yield _table("learning rate", families["learning rate"])
     yield Words("The bend between the two linear layers of a feed-forward:")
     families["activation"] = {
@@ -51,7 +55,9 @@ def walk(ground: Ground) -> Iterator[Sight]:
         for bend in _BENDS
     }
     yield _table("activation", families["activation"])
-    yield Words(f"And a network that is given {_HEART_TOKENS:,} tokens alone, again and again, learns them by heart: train falls, val rises.")
+    yield Words(
+        f"And a network that is given {_HEART_TOKENS:,} tokens alone, again and again, learns them by heart: train falls, val rises."
+    )
     by_heart = replace(base, training=replace(base.training, steps=3 * _STEPS, batch_size=8))
     families["by heart"] = {"by heart": list(curve(by_heart, train[:_HEART_TOKENS], val, digest))}
     first, *_, last = families["by heart"]["by heart"]

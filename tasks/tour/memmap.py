@@ -1,7 +1,7 @@
 """Memory maps: tokens on disk as if they were in memory, windows from anywhere in them, and the way back to the text."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -22,10 +22,14 @@ def walk(ground: Ground) -> Iterator[Sight]:
         f"The data set is its tokens one after another, {file.itemsize} bytes each, and nothing else: nanoGPT reads the file as it is. "
         "numpy.memmap makes an array of it without reading it; what is asked for is fetched from the disk, and the rest stays there."
     )
-    yield Printed(f"{file.path}\n{file.path.stat().st_size:,} bytes = {file.tokens:,} tokens x {file.itemsize}")
+    yield Printed(
+        f"{file.path}\n{file.path.stat().st_size:,} bytes = {file.tokens:,} tokens x {file.itemsize}"
+    )
     tokens = file.open()
     place = len(tokens) // 2
-    yield Printed(f"tokens[{place:,} : +8] = {tokens[place : place + 8].tolist()} = {ground.tokenizer.decode(tokens[place : place + 8])!r}")
+    yield Printed(
+        f"tokens[{place:,} : +8] = {tokens[place : place + 8].tolist()} = {ground.tokenizer.decode(tokens[place : place + 8])!r}"
+    )
     yield Words("A batch is windows from anywhere in the file, gathered at once:")
     yield Code.of(gather)
     yield Facts(title="Time for a batch of 32 windows of 64 tokens", values=_times(ground))
@@ -47,10 +51,13 @@ def _times(ground: Ground) -> dict[str, float]:
         tokens = np.fromfile(file.path, dtype=file.dtype)
         gather(tokens, starts, block_size=64, vocabulary_size=size, device=torch.device("cpu"))
 
-    return {"mapped, microseconds": _median_microseconds(mapped), "all read first": _median_microseconds(all_read)}
+    return {
+        "mapped, microseconds": _median_microseconds(mapped),
+        "all read first": _median_microseconds(all_read),
+    }
 
 
-def _median_microseconds(work) -> float:
+def _median_microseconds(work: Callable[[], None]) -> float:
     spent = []
     for _ in range(15):
         began = time.perf_counter()

@@ -28,16 +28,26 @@ def walk(ground: Ground) -> Iterator[Sight]:
         f"weights  {_row(weight[0, :6])}\nin steps {'  '.join(f'{n:7d}' for n in numbers[0, :6].tolist())}\n"
         f"back     {_row(back[:6])}\na step is {float(scale[0]):.6f}"
     )
-    yield Words("With 4 bits there are 16 steps only, so each group of 32 numbers gets a step size of its own:")
+    yield Words(
+        "With 4 bits there are 16 steps only, so each group of 32 numbers gets a step size of its own:"
+    )
     yield Code.of(Int4Matrix.quantize)
     yield _picture(weight)
-    yield Words("Whether that hurts is measured, not believed: on the whole val split, the same predictions by each:")
+    yield Words(
+        "Whether that hurts is measured, not believed: on the whole val split, the same predictions by each:"
+    )
     reports = [
-        measure_quantized(ground.gpt, quantize_checkpoint(ground.gpt, kind, ground.workspace), None, ground.workspace)
+        measure_quantized(
+            ground.gpt, quantize_checkpoint(ground.gpt, kind, ground.workspace), None, ground.workspace
+        )
         for kind in ("int8", "int4")
     ]
-    yield Table(header=("weights in", "bytes", "of float32", "loss", "more than float32"), rows=list(_rows(reports)))
-    yield Words("Do it with: brickroad quantize MODEL --to int8. The smaller file writes, is evaluated and served as any other.")
+    yield Table(
+        header=("weights in", "bytes", "of float32", "loss", "more than float32"), rows=list(_rows(reports))
+    )
+    yield Words(
+        "Do it with: brickroad quantize MODEL --to int8. The smaller file writes, is evaluated and served as any other."
+    )
 
 
 def _rows(reports: list[QuantizationReport]) -> Iterator[tuple[float | int | str, ...]]:

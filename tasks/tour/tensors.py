@@ -35,7 +35,9 @@ def slope_by_hand(scores: Tensor, right: int, place: int) -> float:
 def walk(ground: Ground) -> Iterator[Sight]:
     """From a row of ids to a slope."""
     ids = torch.from_numpy(ground.tokenizer.encode("hello").astype("int64"))
-    yield Words("A tensor is a table of numbers with any number of directions; its shape says how long each is.")
+    yield Words(
+        "A tensor is a table of numbers with any number of directions; its shape says how long each is."
+    )
     yield Printed(f"hello -> {ids}\nshape {list(ids.shape)}, {ids.dtype}")
     yield Words(
         "A network knows each character by a row of numbers, which it learns. To look rows up is to multiply by ones and zeros, "
@@ -63,7 +65,9 @@ def _surprise() -> Iterator[Sight]:
         "the right one was: nothing if its share was 1, and ln(n) if all n ids had the same."
     )
     yield Code.of(cross_entropy_by_hand)
-    yield Printed(f"scores {scores.tolist()} -> shares {_numbers(scores.softmax(0))}, right is number {right}")
+    yield Printed(
+        f"scores {scores.tolist()} -> shares {_numbers(scores.softmax(0))}, right is number {right}"
+    )
     loss = functional.cross_entropy(scores[None], torch.tensor([right]))
     yield Facts(
         values={
@@ -72,12 +76,16 @@ def _surprise() -> Iterator[Sight]:
             "if all three were equal, ln(3)": math.log(3),
         }
     )
-    yield Words("Which way to turn each score? PyTorch walks the computation backwards; by hand, one tries a little of each:")
+    yield Words(
+        "Which way to turn each score? PyTorch walks the computation backwards; by hand, one tries a little of each:"
+    )
     loss.backward()
     by_hand = torch.tensor([slope_by_hand(scores.detach(), right, place) for place in range(3)])
     assert scores.grad is not None
     yield Printed(f"backward: {_numbers(scores.grad)}\nby hand:  {_numbers(by_hand)}")
-    yield Words("Training is this, for millions of numbers: a small step against the slope, again and again (AdamW).")
+    yield Words(
+        "Training is this, for millions of numbers: a small step against the slope, again and again (AdamW)."
+    )
 
 
 def _numbers(tensor: Tensor) -> str:
