@@ -25,8 +25,18 @@ from tasks.training_request import FineTuning, TrainingRequest
 STEPS: Final = 150
 _RANK: Final = 8
 #: Modules of the standard library whose source is the text that is new to a model of its documentation.
-_MODULES: Final = ("argparse", "ast", "calendar", "configparser", "csv", "datetime", "difflib", "doctest", "fractions", "inspect",
-                   "optparse", "pathlib", "pickle", "pprint", "smtplib", "statistics", "tarfile", "textwrap", "typing", "zipfile")  # fmt: skip
+_MODULES: Final = (
+    "argparse",
+    "calendar",
+    "configparser",
+    "csv",
+    "difflib",
+    "fractions",
+    "statistics",
+    "textwrap",
+    "zipapp",
+)
+_DOCUMENT_CHARACTERS: Final = 4_000  # so that there are enough to be split
 
 
 def walk(ground: Ground) -> Iterator[Sight]:
@@ -72,12 +82,13 @@ def walk(ground: Ground) -> Iterator[Sight]:
 def _python_source(ground: Ground) -> Dataset:
     """Modules as documents, encoded with the tokenizer of the model, which cannot learn another."""
     library = Path(sysconfig.get_path("stdlib"))
-    sources = [
-        path.read_text(encoding="utf-8") for name in _MODULES if (path := library / f"{name}.py").is_file()
-    ]
     ground.folder.mkdir(parents=True, exist_ok=True)
     corpus = ground.folder / "python-source.jsonl"
-    corpus.write_text("".join(json.dumps({"text": source}) + "\n" for source in sources), encoding="utf-8")
+    with corpus.open("w", encoding="utf-8") as file:
+        for module in _MODULES:
+            source = (library / f"{module}.py").read_text(encoding="utf-8")
+            for start in range(0, len(source), _DOCUMENT_CHARACTERS):
+                file.write(json.dumps({"text": source[start : start + _DOCUMENT_CHARACTERS]}) + "\n")
     tokenizer = str(ground.dataset.path / "tokenizer.json")
     return ground.built(CorpusConfig(corpus=str(corpus), tokenizer=tokenizer, val_fraction=0.2))
 
