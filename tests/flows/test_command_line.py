@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,24 @@ from storage.workspace import Workspace
 from tasks.tracking import Tracker
 
 BRICKROAD = Path(sys.executable).parent / "brickroad"
+# In the order of the help: a data set, the life of a model, the machine.
+COMMANDS = [
+    "run",
+    "dataset",
+    "train",
+    "evaluate",
+    "compare",
+    "promote",
+    "generate",
+    "chat",
+    "serve",
+    "finetune",
+    "quantize",
+    "export-hf",
+    "import-hf",
+    "up",
+    "doctor",
+]
 
 
 def brickroad(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -48,20 +67,8 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 def test_help_shows_every_command_with_examples(tmp_path: Path) -> None:
     done = brickroad("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for name in (
-        "run",
-        "dataset",
-        "train",
-        "evaluate",
-        "generate",
-        "finetune",
-        "quantize",
-        "promote",
-        "compare",
-        "up",
-        "doctor",
-    ):
-        assert name in done.stdout
+    assert re.findall(r"^│ ([a-z][a-z-]+) ", done.stdout, re.M) == COMMANDS
+    for name in COMMANDS:
         assert "xample" in brickroad(name, "--help", cwd=tmp_path).stdout or name in ("dataset", "doctor")
     assert "[default: pocket]" in brickroad("train", "--help", cwd=tmp_path).stdout, "brackets are no markup"
 
