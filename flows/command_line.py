@@ -11,22 +11,15 @@ import typer
 
 from flows import dataset_commands, machine_commands, model_commands, remaking_commands, writing_commands
 from flows.console import command, next_steps, table
-from flows.options import (
+from flows.corpus_options import (
     CorpusArgument,
-    DebugOption,
-    DepthOption,
-    JsonOption,
     LimitOption,
     NameOption,
-    PresetOption,
-    ProcessesOption,
-    SetOption,
     TolerateOption,
     ValFractionOption,
     WorkersOption,
-    WorkspaceOption,
-    settings_by_key,
 )
+from flows.options import DebugOption, JsonOption, WorkspaceOption
 from flows.prefect_server import prefect_ready
 from flows.summaries import (
     at,
@@ -34,6 +27,7 @@ from flows.summaries import (
     show_evaluation,
     show_sample,
 )
+from flows.training_options import DepthOption, PresetOption, ProcessesOption, SetOption, settings_by_key
 from storage.network import kept_aside
 
 app = typer.Typer(

@@ -8,11 +8,7 @@ import typer
 
 from flows.console import command, words
 from flows.environment import prepare
-from flows.options import (
-    DebugOption,
-    JsonOption,
-    WorkspaceOption,
-)
+from flows.options import DebugOption, JsonOption, WorkspaceOption
 from storage.workspace import Workspace
 
 app = typer.Typer()

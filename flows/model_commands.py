@@ -12,20 +12,24 @@ from flows.environment import prepare
 from flows.options import (
     DatasetArgument,
     DebugOption,
-    DepthOption,
     JsonOption,
+    MeasuredDatasetOption,
     ModelArgument,
+    WorkspaceOption,
+)
+from flows.prefect_server import prefect_ready
+from flows.summaries import at, share_or_unknown, show_certificate, show_evaluation, show_training_plan
+from flows.training_options import (
+    DepthOption,
     NodeOption,
     NodesOption,
     PresetOption,
     ProcessesOption,
     RendezvousOption,
+    ResumeOption,
     SetOption,
-    WorkspaceOption,
     settings_by_key,
 )
-from flows.prefect_server import prefect_ready
-from flows.summaries import at, share_or_unknown, show_certificate, show_evaluation, show_training_plan
 from storage.workspace import Workspace
 
 app = typer.Typer()
@@ -40,10 +44,7 @@ def train(
     preset: PresetOption = None,
     depth: DepthOption = None,
     settings: SetOption = None,
-    resume: Annotated[
-        str | None,
-        typer.Option("--resume", help="Run id to go on with, from its last checkpoint.", show_default=False),
-    ] = None,
+    resume: ResumeOption = None,
     check_all_data: Annotated[
         bool,
         typer.Option(
@@ -150,12 +151,7 @@ def train(
 @command
 def evaluate(
     model: ModelArgument,
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset", help="Data set. \\[default: the one it was trained on]", show_default=False
-        ),
-    ] = None,
+    dataset: MeasuredDatasetOption = None,
     questions: Annotated[
         list[Path] | None,
         typer.Option(

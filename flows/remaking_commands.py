@@ -10,20 +10,18 @@ import typer
 
 from flows.console import command, next_steps, table
 from flows.environment import prepare
-from flows.options import (
-    DebugOption,
-    JsonOption,
+from flows.options import DebugOption, JsonOption, MeasuredDatasetOption, ModelArgument, WorkspaceOption
+from flows.prefect_server import prefect_ready
+from flows.summaries import at, show_fine_tuned, show_quantization
+from flows.training_options import (
     LoraAlphaOption,
     LoraOption,
     LoraTargetsOption,
-    ModelArgument,
     ProcessesOption,
+    ResumeOption,
     SetOption,
-    WorkspaceOption,
     settings_by_key,
 )
-from flows.prefect_server import prefect_ready
-from flows.summaries import at, show_fine_tuned, show_quantization
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:  # torch comes with them
@@ -68,10 +66,7 @@ def finetune(
     lora_alpha: LoraAlphaOption = None,
     lora_targets: LoraTargetsOption = None,
     settings: SetOption = None,
-    resume: Annotated[
-        str | None,
-        typer.Option("--resume", help="Run id to go on with, from its last checkpoint.", show_default=False),
-    ] = None,
+    resume: ResumeOption = None,
     processes: ProcessesOption = 1,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
@@ -149,14 +144,7 @@ def quantize(
             "--to", help="int8: a quarter of the bytes, hardly any loss. int4: a seventh, some loss."
         ),
     ] = "int8",
-    dataset: Annotated[
-        str | None,
-        typer.Option(
-            "--dataset",
-            help="Measure on this one. \\[default: the one it was trained on]",
-            show_default=False,
-        ),
-    ] = None,
+    dataset: MeasuredDatasetOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,

@@ -9,11 +9,9 @@ import typer
 from flows.addresses import is_loopback, listening
 from flows.console import command
 from flows.environment import prepare
-from flows.options import (
-    DebugOption,
-    JsonOption,
+from flows.options import DebugOption, JsonOption, ModelArgument, WorkspaceOption, size_in_bytes
+from flows.writing_options import (
     MinPOption,
-    ModelArgument,
     PenaltyOption,
     PromptOption,
     SeedOption,
@@ -22,8 +20,6 @@ from flows.options import (
     TokensOption,
     TopKOption,
     TopPOption,
-    WorkspaceOption,
-    size_in_bytes,
 )
 from storage.workspace import Workspace
 
