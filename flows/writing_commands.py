@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,31 @@ from flows.writing_options import (
 )
 from storage.workspace import Workspace
 
+if TYPE_CHECKING:  # torch comes with it
+    from model.sampling import Sampling
+
 app = typer.Typer()
+
+
+def _sampling(
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    min_p: float | None,
+    repetition_penalty: float,
+    seed: int,
+) -> "Sampling":
+    """How the next token is chosen, of the options of that name."""
+    from model.sampling import Sampling
+
+    return Sampling(
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        seed=seed,
+    )
 
 
 @app.command(
@@ -55,19 +79,11 @@ def generate(
     """Let a model write, as it goes."""
     prepare(Workspace.at(workspace))
     from flows.writing import write_samples
-    from model.sampling import Sampling
     from model.writing import WritingRequest
     from tasks.loading import load_model
     from tasks.registry import find_model
 
-    sampling = Sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
+    sampling = _sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     request = WritingRequest(prompt=prompt, tokens=tokens, sampling=sampling, stop=tuple(stop or ()))
     loaded = load_model(find_model(model, Workspace.at(workspace)).path)
     return write_samples(loaded, request, samples, shown=not as_json)
@@ -95,19 +111,11 @@ def chat(
     place = Workspace.at(workspace)
     prepare(place)
     from flows.chat import converse
-    from model.sampling import Sampling
     from tasks.conversation import Conversation
     from tasks.loading import load_model
     from tasks.registry import find_model
 
-    sampling = Sampling(
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        seed=seed,
-    )
+    sampling = _sampling(temperature, top_k, top_p, min_p, repetition_penalty, seed)
     loaded = load_model(find_model(model, place).path)
     conversation = Conversation(model=loaded, tokens=tokens, sampling=sampling, stop=tuple(stop or ()))
     converse(conversation, place)
