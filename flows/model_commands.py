@@ -9,6 +9,7 @@ import typer
 
 from flows.console import command, next_steps, say, table
 from flows.environment import prepare
+from flows.facts import evaluation_facts, training_facts
 from flows.options import (
     DatasetArgument,
     DebugOption,
@@ -130,19 +131,7 @@ def train(
         },
     )
     next_steps(f'generate {trained.run_id} --prompt "The "{at(workspace)}', f"up{at(workspace)}")
-    return {
-        "run_id": trained.run_id,
-        "checkpoint": trained.checkpoint,
-        "steps": trained.steps,
-        "train_loss": trained.train_loss,
-        "val_loss": evaluation.val_loss,
-        "val_bits_per_byte": evaluation.val_bits_per_byte,
-        "tokens_per_second": trained.tokens_per_second,
-        "mfu": trained.utilisation,
-        "skipped_updates": trained.skipped_updates,
-        "ran_out_of_patience": trained.ran_out_of_patience,
-        "seconds": trained.seconds,
-    }
+    return training_facts(trained, evaluation)
 
 
 @app.command(
@@ -179,21 +168,7 @@ def evaluate(
     if report:
         report.write_text(evaluation_page(evaluation), encoding="utf-8")
         say(f"The page of it: {report}")
-    return {
-        "val_loss": evaluation.val_loss,
-        "val_bits_per_byte": evaluation.val_bits_per_byte,
-        "perplexity": evaluation.perplexity,
-        "tokens": evaluation.tokens,
-        "references": asdict(evaluation.references),
-        "dataset": evaluation.dataset,
-        "accuracy": evaluation.accuracy,
-        "calibration_error": evaluation.calibration_error,
-        "sample_repetition": evaluation.samples.repetition,
-        "sample_seen_in_training": evaluation.samples.seen,
-        "by_length": [asdict(group) for group in evaluation.by_length],
-        "by_source": [asdict(group) for group in evaluation.by_source],
-        "questions": [asdict(answers) for answers in evaluation.answers],
-    }
+    return evaluation_facts(evaluation)
 
 
 @app.command(

@@ -1,15 +1,15 @@
 """The commands that make one model of another: fine-tuned, smaller, for Hugging Face's library and from it."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from flows.console import command, next_steps, table
 from flows.environment import prepare
+from flows.facts import fine_tuned_facts, quantization_facts
 from flows.options import DebugOption, JsonOption, MeasuredDatasetOption, ModelArgument, WorkspaceOption
 from flows.prefect_server import prefect_ready
 from flows.summaries import at, show_fine_tuned, show_quantization
@@ -23,10 +23,6 @@ from flows.training_options import (
     settings_by_key,
 )
 from storage.workspace import Workspace
-
-if TYPE_CHECKING:  # torch comes with them
-    from flows.finetune_model import FineTunedModel
-    from model.paired import PairedDifference
 
 app = typer.Typer()
 
@@ -105,33 +101,6 @@ def finetune(
     return fine_tuned_facts(tuned)
 
 
-def fine_tuned_facts(tuned: "FineTunedModel") -> dict[str, Any]:
-    """What `finetune --json` says."""
-    trained, plan = tuned.trained, tuned.plan
-    return {
-        "run_id": trained.run_id,
-        "checkpoint": trained.checkpoint,
-        "steps": trained.steps,
-        "train_loss": trained.train_loss,
-        "val_loss": tuned.evaluation.val_loss,
-        "val_bits_per_byte": tuned.evaluation.val_bits_per_byte,
-        "tokens_per_second": trained.tokens_per_second,
-        "mfu": trained.utilisation,
-        "skipped_updates": trained.skipped_updates,
-        "ran_out_of_patience": trained.ran_out_of_patience,
-        "seconds": trained.seconds,
-        "parent": plan.parent.facts(),
-        "parameters": plan.parameters,
-        "trainable_parameters": plan.trainable_parameters,
-        "trainable_share": plan.trainable_share,
-        "dataset": plan.dataset,
-        "cut_responses": plan.cut_responses,
-        "own": asdict(tuned.own),
-        "forgetting": tuned.forgetting and asdict(tuned.forgetting),
-        "adapter": tuned.adapter and asdict(tuned.adapter),
-    }
-
-
 @app.command(
     epilog="Examples:  brickroad quantize brickroad-gpt@champion   ·   brickroad quantize RUN_ID --to int4"
 )
@@ -156,32 +125,7 @@ def quantize(
     report = quantize_model(model, kind, dataset, workspace=place.root)
     show_quantization(report)
     next_steps(f'generate {report.checkpoint.parent.name}{at(workspace)} --prompt "The "')
-    ours, whole = report.variant(kind), report.variant("float32")
-    return {
-        "checkpoint": report.checkpoint,
-        "kind": kind,
-        "bytes": ours.bytes,
-        "float32_bytes": whole.bytes,
-        "bytes_over_float32": report.bytes_over_float32,
-        "val_loss": ours.val_loss,
-        "val_bits_per_byte": ours.val_bits_per_byte,
-        "over_bfloat16": _difference(ours.over_bfloat16),
-        "over_float32": _difference(ours.over_float32),
-        "dataset": report.dataset,
-        "tokens": report.tokens,
-        "windows": report.windows,
-        "variants": [
-            asdict(one)
-            | {"over_bfloat16": _difference(one.over_bfloat16), "over_float32": _difference(one.over_float32)}
-            for one in report.variants
-        ],
-    }
-
-
-def _difference(over: "PairedDifference") -> Mapping[str, float | None]:
-    """For JSON, which knows no infinity: the error of a single window is not known."""
-    error = over.standard_error
-    return {"difference": over.difference, "standard_error": error if math.isfinite(error) else None}
+    return quantization_facts(report)
 
 
 @app.command(
