@@ -70,9 +70,9 @@ def finetune(
 ) -> Mapping[str, Any]:
     """Train a model further, on other text, and measure what it learns and forgets."""
     if lora is None and (lora_alpha is not None or lora_targets is not None):
-        raise ValueError("--lora-alpha and --lora-targets are of adapters: give --lora RANK too")
+        raise typer.BadParameter("--lora-alpha and --lora-targets are of adapters: give --lora RANK too")
     if (dataset is None) == (prompts is None):
-        raise ValueError("give either --dataset REF or --prompts FILE")
+        raise typer.BadParameter("give either --dataset REF or --prompts FILE")
     place = prefect_ready(workspace, debug)
     from flows.finetune_model import finetune_model
     from model.config import LoraConfig

@@ -168,12 +168,22 @@ def test_missing_things_are_one_line_with_the_way_out(workspace: Workspace, tmp_
     assert "/no/such/folder: no such file or folder" in line
 
 
-def test_a_fine_tuning_that_is_not_clear_is_one_line(tmp_path: Path) -> None:
-    assert "give either --dataset REF or --prompts FILE" in refused(brickroad("finetune", "m", cwd=tmp_path))
-    both = brickroad("finetune", "m", "--dataset", "d", "--prompts", "p.jsonl", cwd=tmp_path)
-    assert "give either --dataset REF or --prompts FILE" in refused(both)
-    no_rank = brickroad("finetune", "m", "--dataset", "d", "--lora-alpha", "4", cwd=tmp_path)
-    assert "are of adapters: give --lora RANK too" in refused(no_rank)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "give either --dataset REF or --prompts FILE"),
+        (["--dataset", "d", "--prompts", "p.jsonl"], "give either --dataset REF or --prompts FILE"),
+        (["--dataset", "d", "--lora-alpha", "4"], "are of adapters: give --lora RANK too"),
+        (["--dataset", "d", "--lora-targets", "head"], "are of adapters: give --lora RANK too"),
+    ],
+)
+def test_a_fine_tuning_that_is_not_clear_is_wrong_usage(
+    options: list[str], words: str, tmp_path: Path
+) -> None:
+    done = brickroad("finetune", "m", *options, cwd=tmp_path, COLUMNS="200")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert words in done.stderr
 
 
 @pytest.mark.usefixtures("prefect_server")
