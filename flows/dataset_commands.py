@@ -9,18 +9,15 @@ import typer
 
 from flows import dataset_looks
 from flows.console import command, next_steps, say, size, table, words
-from flows.options import (
+from flows.corpus_options import (
     BudgetOption,
     ColumnOption,
     CorpusArgument,
     CoverageOption,
-    DatasetArgument,
-    DebugOption,
     DecontaminateOption,
     DecontaminationWordsOption,
     ExactDuplicatesOption,
     InvalidOption,
-    JsonOption,
     LanguageOption,
     LimitOption,
     MaximumCharactersOption,
@@ -33,9 +30,8 @@ from flows.options import (
     TolerateOption,
     ValFractionOption,
     WorkersOption,
-    WorkspaceOption,
-    size_in_bytes,
 )
+from flows.options import DatasetArgument, DebugOption, JsonOption, WorkspaceOption, size_in_bytes
 from flows.prefect_server import prefect_ready
 from flows.summaries import at, show_built
 from storage.network import kept_aside

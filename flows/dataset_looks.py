@@ -9,13 +9,7 @@ import typer
 from rich.markup import escape
 
 from flows.console import columns, command, printable, say, size, table, words
-from flows.options import (
-    DatasetArgument,
-    DebugOption,
-    JsonOption,
-    SplitOption,
-    WorkspaceOption,
-)
+from flows.options import DatasetArgument, DebugOption, JsonOption, SplitOption, WorkspaceOption
 from flows.summaries import (
     show_dataset,
     show_dropped,

@@ -105,7 +105,7 @@ def evaluate(
         )
     config = network.config
     windows = batch_size or max(1, LOGITS_PER_BATCH // (config.block_size * config.vocabulary_size))
-    return _evaluate(network, tokens, end_of_text, text_bytes, windows * config.block_size, precision)
+    return _evaluate(network, tokens, end_of_text, text_bytes, windows, precision)
 
 
 def final_report(progress: Iterable[EvaluationProgress]) -> EvaluationReport:
@@ -120,27 +120,34 @@ def _evaluate(
     tokens: TokenArray,
     end_of_text: int,
     text_bytes: int,
-    batch_tokens: int,
+    windows: int,
     precision: ChosenPrecision,
 ) -> Iterator[EvaluationProgress]:
     config, total = network.config, len(tokens)
     tally = Tally(config.block_size, end_of_text)
-    for begin in range(0, total, batch_tokens):
-        # The tokens of this batch, and the one before them: input and target of each are neighbours.
-        piece = np.asarray(tokens[max(begin - 1, 0) : begin + batch_tokens])
-        if begin == 0:
-            piece = np.concatenate([np.array([end_of_text], dtype=piece.dtype), piece])
-        on_device = to_tensor(piece, vocabulary_size=config.vocabulary_size, device=device_of(network))
-        inputs, targets = on_device[:-1], on_device[1:]
-        whole = len(inputs) // config.block_size * config.block_size  # a shorter last window goes by itself
-        for part, length in ((slice(0, whole), config.block_size), (slice(whole, None), len(inputs) - whole)):
-            if inputs[part].numel():
-                tally.add(
-                    predict(network, inputs[part].view(-1, length), targets[part].view(-1, length), precision)
-                )
-        done = min(begin + batch_tokens, total)
+    for done, rows, piece in pieces_of(tokens, config.block_size, windows, end_of_text=end_of_text):
+        ids = to_tensor(piece, vocabulary_size=config.vocabulary_size, device=device_of(network))
+        tally.add(predict(network, ids[:-1].view(rows, -1), ids[1:].view(rows, -1), precision))
         report = tally.report(text_bytes) if done == total else None
         yield EvaluationProgress(tokens_done=done, tokens_total=total, report=report)
+
+
+def pieces_of(
+    tokens: TokenArray, block_size: int, windows: int, *, end_of_text: int
+) -> Iterator[tuple[int, int, TokenArray]]:
+    """A split cut into pieces of at most so many windows of block_size, and what is left over as a shorter window by itself.
+
+    Yields where a piece ends, its windows, and its tokens [windows * length + 1], of which the first is the one before them:
+    input and target of each are neighbours. Before the first token of all it is `end_of_text`.
+    """
+    whole, begin = len(tokens) // block_size * block_size, 0
+    while begin < len(tokens):
+        end = min(begin + windows * block_size, whole) if begin < whole else len(tokens)
+        piece = np.asarray(tokens[max(begin - 1, 0) : end])
+        if begin == 0:
+            piece = np.concatenate([np.array([end_of_text], dtype=piece.dtype), piece])
+        yield end, max(1, (end - begin) // block_size), piece
+        begin = end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

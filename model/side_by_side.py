@@ -9,15 +9,12 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from torch.nn import functional
 
 from model.batches import to_tensor
 from model.device import ChosenPrecision, autocast
-from model.evaluation import LOGITS_PER_BATCH
+from model.evaluation import LOGITS_PER_BATCH, losses_of, pieces_of
 from model.generation import generate
-from model.network import LanguageModel, device_of, predicting
+from model.network import LanguageModel, device_of
 from model.sampling import Sampling
 from model.tokenizer import TokenArray
 
@@ -77,25 +74,21 @@ def measure_losses(
         raise ValueError("the split to measure on has no tokens; give it some")
     config = next(iter(contenders.values())).network.config
     length = config.block_size
-    at_once = length * max(1, LOGITS_PER_BATCH // (length * config.vocabulary_size))
+    windows = max(1, LOGITS_PER_BATCH // (length * config.vocabulary_size))
     tallies = {name: _Tally() for name in contenders}
     sizes = list[int]()
-    for begin, end in _pieces(len(tokens), at_once, length):
-        # The tokens of this batch, and the one before them: input and target of each are neighbours.
-        piece = np.asarray(tokens[max(begin - 1, 0) : end])
-        if begin == 0:
-            piece = np.concatenate([np.array([end_of_text], dtype=piece.dtype), piece])
-        rows = max(1, (end - begin) // length)
-        sizes += [(end - begin) // rows] * rows
+    for done, rows, piece in pieces_of(tokens, length, windows, end_of_text=end_of_text):
+        count = len(piece) - 1
+        sizes += [count // rows] * rows
         for name, contender in contenders.items():
             if not tallies[name].rates:
                 _nats(contender, piece, rows)  # the first is slower: memory is asked for, kernels are chosen
             began = time.perf_counter()
             tallies[name].nats.append(_nats(contender, piece, rows))
-            if (end - begin) % length == 0 or not tallies[name].rates:
-                tallies[name].rates.append((end - begin) / (time.perf_counter() - began))
-        measured = _measured(tallies, sizes) if end == len(tokens) else None
-        yield SideBySideProgress(tokens_done=end, tokens_total=len(tokens), measured=measured)
+            if count % length == 0 or not tallies[name].rates:
+                tallies[name].rates.append(count / (time.perf_counter() - began))
+        measured = _measured(tallies, sizes) if done == len(tokens) else None
+        yield SideBySideProgress(tokens_done=done, tokens_total=len(tokens), measured=measured)
 
 
 def measure_writing(
@@ -113,24 +106,12 @@ def measure_writing(
     return {name: statistics.median(each[1:]) for name, each in rates.items()}
 
 
-def _pieces(total: int, at_once: int, length: int) -> Iterator[tuple[int, int]]:
-    """[begin, end) of batches: whole windows, and what is left over by itself."""
-    whole = total // length * length
-    for begin in range(0, whole, at_once):
-        yield begin, min(begin + at_once, whole)
-    if whole < total:
-        yield whole, total
-
-
 def _nats(contender: Contender, piece: TokenArray, rows: int) -> npt.NDArray[np.float64]:
     """The summed loss of each of so many windows, [rows]."""
     network = contender.network
-    device = device_of(network)
-    ids = to_tensor(piece, vocabulary_size=network.config.vocabulary_size, device=device)
-    inputs, targets = ids[:-1].view(rows, -1), ids[1:]
-    with predicting(network), autocast(device, contender.precision):
-        losses: Tensor = functional.cross_entropy(network(inputs).flatten(0, 1), targets, reduction="none")
-    nats: npt.NDArray[np.float64] = losses.to("cpu", torch.float64).view(rows, -1).sum(dim=1).numpy()
+    ids = to_tensor(piece, vocabulary_size=network.config.vocabulary_size, device=device_of(network))
+    losses = losses_of(network, ids[:-1].view(rows, -1), ids[1:], contender.precision)
+    nats: npt.NDArray[np.float64] = losses.view(rows, -1).sum(dim=1).numpy()
     return nats
 
 

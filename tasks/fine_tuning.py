@@ -17,7 +17,7 @@ from tasks.engine import road_task
 from tasks.evaluation import measure, refuse_other_rows
 from tasks.loading import load_model
 from tasks.parent import Parent, find_parent
-from tasks.tracking import RunLog, Tracker
+from tasks.tracking import ModelRegistry, RunLog, Tracker
 from tasks.training_request import TrainedModel, TrainingRequest
 
 ADAPTER_NAME = "brickroad-adapter"
@@ -131,7 +131,7 @@ def keep_adapter(trained: TrainedModel, workspace: Workspace) -> StoredAdapter |
     if "lora" not in checkpoint.facts["recipe"]:
         return None
     adapter, parent = save_adapter(checkpoint), checkpoint.facts["parent"]
-    version = Tracker(workspace).register(
+    version = ModelRegistry(workspace).register(
         ADAPTER_NAME,
         trained.run_id,
         adapter,

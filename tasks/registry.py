@@ -10,7 +10,7 @@ from tasks.engine import road_task
 from tasks.evaluation import Evaluation
 from tasks.gate import Champion, judge
 from tasks.loading import best_of
-from tasks.tracking import RunLog, Tracker, VersionFacts
+from tasks.tracking import ModelRegistry, RunLog, VersionFacts
 
 MODEL_NAME = "brickroad-gpt"
 CHAMPION_BEFORE = "champion_before"  # the tag's name
@@ -45,8 +45,8 @@ def find_model(reference: str, workspace: Workspace) -> FoundModel:
         if folder.is_dir() and (checkpoints := list_checkpoints(folder)):
             return _found(best_of(checkpoints).path)
     is_version = "@" in reference or "/" in reference
-    has_registry = workspace.mlflow.is_dir() or Tracker.is_elsewhere()
-    if is_version and has_registry and (found := Tracker(workspace).version_folder(reference)):
+    has_registry = workspace.mlflow.is_dir() or ModelRegistry.is_elsewhere()
+    if is_version and has_registry and (found := ModelRegistry(workspace).version_folder(reference)):
         return FoundModel(path=found[0], run_id=found[1])
     raise CheckpointError(
         f"{reference}: no such model in {workspace.root}; give a run id, name/version, name@alias "
@@ -61,14 +61,14 @@ def _found(folder: Path) -> FoundModel:
 def register(model: FoundModel, evaluation: Evaluation, workspace: Workspace) -> ModelVersion:
     """Registers a model: as `champion` if the gate lets it, else as `challenger`; the version's description says why."""
     assert model.run_id is not None, "only a model with a run is registered"
-    tracker = Tracker(workspace)
-    champion = tracker.champion(MODEL_NAME)
-    verdict = judge(evaluation, champion and _as_champion(champion, tracker), workspace)
+    registry = ModelRegistry(workspace)
+    champion = registry.champion(MODEL_NAME)
+    verdict = judge(evaluation, champion and _as_champion(champion, registry), workspace)
     reason = f"{verdict.alias}: {'; '.join(verdict.reasons)}"
     if champion and verdict.comparison:
         picture = verdict.comparison.picture(f"version {champion.version}", "this model")
-        RunLog(tracker, model.run_id).figure(picture, "evaluation/against-champion.png")
-    version = tracker.register(
+        RunLog(registry, model.run_id).figure(picture, "evaluation/against-champion.png")
+    version = registry.register(
         MODEL_NAME,
         model.run_id,
         read_checkpoint(model.path),
@@ -84,9 +84,9 @@ def register(model: FoundModel, evaluation: Evaluation, workspace: Workspace) ->
     return ModelVersion(name=MODEL_NAME, version=version, alias=verdict.alias, reason=reason)
 
 
-def _as_champion(facts: VersionFacts, tracker: Tracker) -> Champion:
+def _as_champion(facts: VersionFacts, registry: ModelRegistry) -> Champion:
     try:
-        found = tracker.version_folder(f"{facts.name}/{facts.version}")
+        found = registry.version_folder(f"{facts.name}/{facts.version}")
     except CheckpointError:  # its artifacts are gone, or their store is
         found = None
     return Champion(version=facts.version, path=found and found[0])
@@ -94,38 +94,38 @@ def _as_champion(facts: VersionFacts, tracker: Tracker) -> Champion:
 
 def promote(reference: str, workspace: Workspace) -> ModelVersion:
     """Makes a registered version champion by hand, whatever the gate said. Raises CheckpointError if there is no such version."""
-    tracker = Tracker(workspace)
-    version = tracker.version(reference)
+    registry = ModelRegistry(workspace)
+    version = registry.version(reference)
     if version is None:
         raise CheckpointError(
             f"{reference}: no such version in the registry; give name/version, as in {MODEL_NAME}/3"
         )
-    before = tracker.champion(version.name)
+    before = registry.champion(version.name)
     if before is None or before.version == version.version:
         reason = "promoted by hand"
     else:
         reason = f"promoted by hand in place of version {before.version}"
-        tracker.tag_version(version, CHAMPION_BEFORE, before.version)
-    tracker.give_alias(version, "champion", reason)
+        registry.tag_version(version, CHAMPION_BEFORE, before.version)
+    registry.give_alias(version, "champion", reason)
     return ModelVersion(name=version.name, version=version.version, alias="champion", reason=reason)
 
 
 def roll_back(workspace: Workspace) -> ModelVersion:
     """Makes the version champion again that the champion took the place of. Raises CheckpointError if none is known."""
-    tracker = Tracker(workspace)
-    champion = tracker.champion(MODEL_NAME)
+    registry = ModelRegistry(workspace)
+    champion = registry.champion(MODEL_NAME)
     before = champion and champion.tags.get(CHAMPION_BEFORE)
     if champion is None or before is None:
         raise CheckpointError(
             f"{MODEL_NAME}: no champion before this one is known; promote a version by its number"
         )
-    version = tracker.version(f"{MODEL_NAME}/{before}")
+    version = registry.version(f"{MODEL_NAME}/{before}")
     if version is None:
         raise CheckpointError(
             f"{MODEL_NAME}/{before}: was champion before, and is not in the registry any more"
         )
     reason = f"rolled back from version {champion.version}"
-    tracker.give_alias(version, "champion", reason)
+    registry.give_alias(version, "champion", reason)
     return ModelVersion(name=MODEL_NAME, version=before, alias="champion", reason=reason)
 
 

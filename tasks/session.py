@@ -1,11 +1,9 @@
 """One training on its way: the loop's state, what is known about it so far, and how it is saved and told to MLflow."""
 
-import json
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -19,24 +17,16 @@ from model.network import parameter_count
 from model.ranks import ALONE, Ranks
 from model.training import DivergedError, StepReport, Training, TrainingState, skipped_of
 from model.writing import WritingRequest, write
-from storage.checkpoints import (
-    Checkpoint,
-    latest_checkpoint,
-    list_checkpoints,
-    load_tensors,
-    remove_checkpoint,
-    save_checkpoint,
-    with_facts,
-)
+from storage.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, load_tensors
 from storage.datasets import find_dataset, refuse_damaged
-from storage.files import remove_partials
 from storage.workspace import Workspace
 from tasks.adapters import network_tensors
 from tasks.engine import ROOT_FLOW_RUN, run_links
 from tasks.evaluation import refuse_other_rows
-from tasks.loading import best_of
+from tasks.kept_checkpoints import KeptCheckpoints
 from tasks.parent import find_parent
-from tasks.skipped import skipped_step
+from tasks.skipped import name_skipped
+from tasks.so_far import SoFar
 from tasks.throughput import Throughput
 from tasks.tokenizers import load_tokenizer
 from tasks.tracking import RunLog, SilentLog, Tracker
@@ -44,16 +34,6 @@ from tasks.training_request import TrainedModel, TrainingRequest
 
 SAMPLE_TOKENS = 300
 CHECKED_BLOCKS = 4  # of 64 MiB, of each token file: a quarter of a second
-
-
-@dataclass(slots=True, kw_only=True)
-class SoFar:
-    """What is known of a training over all its sittings; saved with each checkpoint. Losses in nats per token."""
-
-    train_loss: float | None = None  # of the last step that was looked at, and whose update was made
-    best_val_loss: float | None = None
-    worse_evaluations: int = 0  # in a row, up to now, with no better val loss
-    skipped_updates: int = 0
 
 
 class Session:
@@ -110,9 +90,11 @@ class Session:
         told_run_id: str = ranks.from_first(self.run.run_id if tracker else None)
         if not tracker:
             self.run = SilentLog(told_run_id)
-        self.folder = workspace.checkpoints / told_run_id
+        self.kept = KeptCheckpoints(
+            workspace.checkpoints / told_run_id, self.run, keep_last=self.cadence.keep_last
+        )
         if ranks.is_first:
-            remove_partials(self.folder)  # of a save that was killed, if the run is resumed
+            self.kept.drop_partials()
 
     def _earlier_try(self, request: TrainingRequest, workspace: Workspace, tracker: Tracker) -> str | None:
         """The run of an earlier try of the same Prefect flow run, if it can go on: so that a retry trains no second model."""
@@ -199,15 +181,14 @@ class Session:
     @property
     def is_out_of_patience(self) -> bool:
         """Whether so many val losses in a row were no better than the best that it is time to stop."""
-        patience = self.recipe.training.patience
-        return 0 < patience <= self.so_far.worse_evaluations
+        return self.so_far.has_tried(self.recipe.training.patience)
 
     def look_at(self, reports: Sequence[StepReport]) -> None:
         """Reads the steps since the last look, and tells MLflow. DivergedError if there is no going on."""
         for skipped in skipped_of(reports):
             self.so_far.skipped_updates += 1
             if self.ranks.is_first:
-                self._name(skipped)
+                name_skipped(skipped, self.training.order, self.dataset, self.run)
         report = reports[-1]
         loss = report.train_loss
         tokens_a_step = self.recipe.training.batch_size * self.recipe.network.block_size
@@ -226,16 +207,6 @@ class Session:
         }
         self.run.metrics(report.step, points if used is None else points | {"mfu": used})
 
-    def _name(self, skipped: StepReport) -> None:
-        """Says which step was not learnt from, and in MLflow what was in it."""
-        told = skipped_step(skipped, self.training.order, self.dataset)
-        self.run.text(json.dumps(told, indent=1), f"skipped/step-{skipped.step:08d}.json")
-        print(
-            f"step {skipped.step:,} was not learnt from: loss {told['train_loss']}, gradient norm "
-            f"{told['gradient_norm']}; its windows and documents are in MLflow under skipped/",
-            file=sys.stderr,
-        )
-
     @property
     def utilisation(self) -> float | None:
         """MFU so far of all devices together, or None of a device that is not known."""
@@ -252,10 +223,7 @@ class Session:
                 f"{self.recipe.training.learning_rate:g}"
             )
         self.run.metrics(self.training.step, {"val_loss": loss})
-        if self.so_far.best_val_loss is None or loss < self.so_far.best_val_loss:
-            self.so_far.best_val_loss, self.so_far.worse_evaluations = loss, 0
-        else:
-            self.so_far.worse_evaluations += 1
+        self.so_far.count_val_loss(loss)
         return loss
 
     def _estimated_loss(self) -> float:
@@ -274,36 +242,15 @@ class Session:
         sample = None if val_loss is None else self.sample()
         if not self.ranks.is_first:
             return
-        self.run.flush()  # a training that goes on from here finds the points that lead to it
-        checkpoint = save_checkpoint(
-            self.folder,
-            step=state.step,
-            tensors=state.tensors,
-            facts=self._facts(val_loss),
-            tokenizer_json=self.dataset.tokenizer_json(),
-        )
-        # It was saved in haste, and the val loss is known by now.
-        if checkpoint.facts["val_loss"] != val_loss:
-            checkpoint = with_facts(checkpoint, self._facts(val_loss))
-            self.run.forget_checkpoint(checkpoint.step)
-        self.run.checkpoint(checkpoint, {} if val_loss is None else {"val_loss": val_loss}, self.dataset)
+        checkpoint = self.kept.save(state, self._facts(val_loss), self.dataset)
         if sample is not None:
             self.run.text(sample, f"samples/{checkpoint.path.name}.txt")
-        best = self.best_checkpoint()
-        for old in list_checkpoints(self.folder)[: -self.cadence.keep_last]:
-            if old.path != best.path:
-                self.run.forget_checkpoint(old.step)
-                remove_checkpoint(old)
-
-    def best_checkpoint(self) -> Checkpoint:
-        """The best of the checkpoints that are kept."""
-        return best_of(list_checkpoints(self.folder))
+        self.kept.drop_old()
 
     @property
     def is_saved(self) -> bool:
         """Whether there is a checkpoint of this step."""
-        steps = [checkpoint.step for checkpoint in list_checkpoints(self.folder)]
-        return self.training.step in self.ranks.from_first(steps)
+        return self.training.step in self.ranks.from_first(self.kept.steps())
 
     def sample(self) -> str:
         """A new document, as the network would write it now."""
@@ -316,7 +263,7 @@ class Session:
         if self.ranks.is_first:
             trained = TrainedModel(
                 run_id=self.run.run_id,
-                checkpoint=self.best_checkpoint().path,
+                checkpoint=self.kept.best().path,
                 steps=self.training.step,
                 train_loss=self.so_far.train_loss,
                 tokens_per_second=self.throughput.tokens_per_second,
@@ -327,13 +274,6 @@ class Session:
             )
         told: TrainedModel = self.ranks.from_first(trained)
         return told
-
-    def way_back(self) -> str:
-        """Where the last checkpoint is from before all was lost, for a person."""
-        found = list_checkpoints(self.folder)
-        if not found:
-            return "there is no checkpoint from before"
-        return f"the last good checkpoint is {found[-1].path}"
 
     def _facts(self, val_loss: float | None) -> dict[str, Any]:
         return {

@@ -1,5 +1,7 @@
 """Names what a training did not learn from: the windows of a step whose update was left out, and their documents."""
 
+import json
+import sys
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,18 @@ from model.order import DataOrder
 from model.training import StepReport
 from storage.datasets import Dataset
 from storage.documents.rows import document_columns, pick_document_rows
+from tasks.tracking import RunLog
+
+
+def name_skipped(report: StepReport, order: DataOrder, dataset: Dataset, run: RunLog) -> None:
+    """Says which step was not learnt from, and in MLflow what was in it."""
+    told = skipped_step(report, order, dataset)
+    run.text(json.dumps(told, indent=1), f"skipped/step-{report.step:08d}.json")
+    print(
+        f"step {report.step:,} was not learnt from: loss {told['train_loss']}, gradient norm "
+        f"{told['gradient_norm']}; its windows and documents are in MLflow under skipped/",
+        file=sys.stderr,
+    )
 
 
 def skipped_step(report: StepReport, order: DataOrder, dataset: Dataset) -> dict[str, Any]:

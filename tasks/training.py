@@ -40,7 +40,7 @@ def finish(session: Session, stop: StopRequests, watcher: Watcher) -> TrainedMod
         raise
     except DivergedError as error:
         session.run.end("FAILED")
-        raise DivergedError(f"{error}; {session.way_back()}") from error
+        raise DivergedError(f"{error}; {session.kept.way_back()}") from error
     except BaseException:
         session.run.end("FAILED")
         raise

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +22,25 @@ from storage.workspace import Workspace
 from tasks.tracking import Tracker
 
 BRICKROAD = Path(sys.executable).parent / "brickroad"
+# In the order of the help: a data set, the life of a model, the machine.
+COMMANDS = [
+    "run",
+    "tour",
+    "dataset",
+    "train",
+    "evaluate",
+    "compare",
+    "promote",
+    "generate",
+    "chat",
+    "serve",
+    "finetune",
+    "quantize",
+    "export-hf",
+    "import-hf",
+    "up",
+    "doctor",
+]
 
 
 def brickroad(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -48,20 +68,8 @@ def refused(done: subprocess.CompletedProcess[str]) -> str:
 def test_help_shows_every_command_with_examples(tmp_path: Path) -> None:
     done = brickroad("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for name in (
-        "run",
-        "dataset",
-        "train",
-        "evaluate",
-        "generate",
-        "finetune",
-        "quantize",
-        "promote",
-        "compare",
-        "up",
-        "doctor",
-    ):
-        assert name in done.stdout
+    assert re.findall(r"^│ ([a-z][a-z-]+) ", done.stdout, re.M) == COMMANDS
+    for name in COMMANDS:
         assert "xample" in brickroad(name, "--help", cwd=tmp_path).stdout or name in ("dataset", "doctor")
     assert "[default: pocket]" in brickroad("train", "--help", cwd=tmp_path).stdout, "brackets are no markup"
 
@@ -161,12 +169,22 @@ def test_missing_things_are_one_line_with_the_way_out(workspace: Workspace, tmp_
     assert "/no/such/folder: no such file or folder" in line
 
 
-def test_a_fine_tuning_that_is_not_clear_is_one_line(tmp_path: Path) -> None:
-    assert "give either --dataset REF or --prompts FILE" in refused(brickroad("finetune", "m", cwd=tmp_path))
-    both = brickroad("finetune", "m", "--dataset", "d", "--prompts", "p.jsonl", cwd=tmp_path)
-    assert "give either --dataset REF or --prompts FILE" in refused(both)
-    no_rank = brickroad("finetune", "m", "--dataset", "d", "--lora-alpha", "4", cwd=tmp_path)
-    assert "are of adapters: give --lora RANK too" in refused(no_rank)
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ([], "give either --dataset REF or --prompts FILE"),
+        (["--dataset", "d", "--prompts", "p.jsonl"], "give either --dataset REF or --prompts FILE"),
+        (["--dataset", "d", "--lora-alpha", "4"], "are of adapters: give --lora RANK too"),
+        (["--dataset", "d", "--lora-targets", "head"], "are of adapters: give --lora RANK too"),
+    ],
+)
+def test_a_fine_tuning_that_is_not_clear_is_wrong_usage(
+    options: list[str], words: str, tmp_path: Path
+) -> None:
+    done = brickroad("finetune", "m", *options, cwd=tmp_path, COLUMNS="200")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert words in done.stderr
 
 
 @pytest.mark.usefixtures("prefect_server")

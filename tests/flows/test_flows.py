@@ -157,11 +157,11 @@ def test_a_retry_goes_on_with_the_same_run(
     from prefect.client.orchestration import get_client
 
     from flows import train_model as module
-    from tasks import session
+    from tasks import kept_checkpoints
 
     dataset = build_plainly(tiny_corpus, workspace)
     monkeypatch.setattr(module.train_task, "retry_delay_seconds", 0)
-    original, steps = session.save_checkpoint, []
+    original, steps = kept_checkpoints.save_checkpoint, []
 
     def save_checkpoint(*args: Any, **kwargs: Any) -> Any:
         steps.append(kwargs["step"])
@@ -169,7 +169,7 @@ def test_a_retry_goes_on_with_the_same_run(
             raise error
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(session, "save_checkpoint", save_checkpoint)
+    monkeypatch.setattr(kept_checkpoints, "save_checkpoint", save_checkpoint)
     request = TrainingRequest(
         dataset=dataset.reference, settings=TINY, cadence=Cadence(report_every_steps=1, save_every_steps=2)
     )

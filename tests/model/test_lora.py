@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_trainings import losses_of
 
 from model.config import (
     LoraConfig,
@@ -35,15 +36,6 @@ PARENT = {f"network.{name}": one for name, one in build_network(RECIPE.network, 
 
 def new_training(recipe: Recipe = RECIPE) -> Training:
     return Training(recipe, TOKENS, dataset_digest="digest", first_weights=PARENT)
-
-
-def losses_of(training: Training, *, until: int) -> list[float]:
-    losses = []
-    for report in training.steps():
-        losses.append(report.train_loss)
-        if report.step == until:
-            break
-    return losses
 
 
 def logits_of(network: torch.nn.Module) -> torch.Tensor:

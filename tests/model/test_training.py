@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_trainings import losses_of
 
 from model.config import NetworkConfig, Recipe, TrainingConfig, preset
 from model.evaluation import estimate_loss, evaluate, final_report
@@ -45,15 +46,6 @@ def new_training(recipe: Recipe = RECIPE, tokens: np.ndarray = TOKENS) -> Traini
 
 def with_training(**changes: object) -> Recipe:
     return replace(RECIPE, training=replace(RECIPE.training, **changes))  # type: ignore[arg-type]
-
-
-def losses_of(training: Training, *, until: int) -> list[float]:
-    losses = []
-    for report in training.steps():
-        losses.append(report.train_loss)
-        if report.step == until:
-            break
-    return losses
 
 
 def assert_same(first: TrainingState, second: TrainingState) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny_data import build_plainly
+from tiny_trainings import TINY
 
 from model.config import LoraConfig
 from storage.checkpoints import (
@@ -29,15 +30,6 @@ from tasks.tracking import Tracker
 from tasks.training import train
 from tasks.training_request import Cadence, FineTuning, TrainedModel, TrainingRequest
 
-TINY = {
-    "training.steps": "12",
-    "training.batch_size": "4",
-    "network.block_size": "16",
-    "network.width": "16",
-    "network.layers": "1",
-    "network.heads": "2",
-    "training.warmup_steps": "2",
-}
 LORA = LoraConfig(rank=2, alpha=4.0)
 CADENCE = Cadence(report_every_steps=1, evaluate_every_steps=2, save_every_steps=4)
 

@@ -16,7 +16,7 @@ from tasks.evaluation import Evaluation, evaluate_checkpoint
 from tasks.gate import Champion, judge
 from tasks.registry import MODEL_NAME, FoundModel, promote, register, roll_back
 from tasks.samples import Samples
-from tasks.tracking import Tracker
+from tasks.tracking import ModelRegistry, Tracker
 
 
 def trained(dataset: Dataset, workspace: Workspace, steps: int, skipped_updates: int = 0) -> Checkpoint:
@@ -74,9 +74,9 @@ def test_the_better_model_is_champion_and_the_worse_one_is_not(
     worse = register(found(short), evaluated(short, workspace), workspace)
     assert worse.alias == "challenger"
     assert "not better beyond chance" in worse.reason
-    tracker = Tracker(workspace)
-    assert tracker.champion(MODEL_NAME).version == "2"  # type: ignore[union-attr]
-    artifacts = tracker.client.list_artifacts(short.facts["run_id"], "evaluation")
+    registry = ModelRegistry(workspace)
+    assert registry.champion(MODEL_NAME).version == "2"  # type: ignore[union-attr]
+    artifacts = registry.client.list_artifacts(short.facts["run_id"], "evaluation")
     assert [each.path for each in artifacts] == ["evaluation/against-champion.png"]
 
 
@@ -87,12 +87,12 @@ def test_promotion_by_hand_and_back(dataset: Dataset, workspace: Workspace) -> N
     with pytest.raises(CheckpointError, match="no champion before this one"):
         roll_back(workspace)
     assert promote(f"{MODEL_NAME}/2", workspace).reason == "promoted by hand in place of version 1"
-    tracker = Tracker(workspace)
-    assert tracker.champion(MODEL_NAME).version == "2"  # type: ignore[union-attr]
-    described = tracker.client.get_model_version(MODEL_NAME, "2").description
+    registry = ModelRegistry(workspace)
+    assert registry.champion(MODEL_NAME).version == "2"  # type: ignore[union-attr]
+    described = registry.client.get_model_version(MODEL_NAME, "2").description
     assert described.startswith("champion: promoted by hand") and "challenger:" in described
     assert roll_back(workspace).version == "1"
-    assert tracker.champion(MODEL_NAME).version == "1"  # type: ignore[union-attr]
+    assert registry.champion(MODEL_NAME).version == "1"  # type: ignore[union-attr]
     for missing in (f"{MODEL_NAME}/9", "nothing/1", "a-run-id"):
         with pytest.raises(CheckpointError, match="no such version"):
             promote(missing, workspace)

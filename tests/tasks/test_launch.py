@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tiny_trainings import TINY
 
 from storage.checkpoints import latest_checkpoint, load_tensors
 from storage.datasets import Dataset
@@ -24,22 +25,16 @@ from tasks.training import train
 from tasks.training_request import Cadence, TrainingRequest
 
 TOLERANCE = 4e-4  # of losses about 5, in float32: sums in another order
-TINY = {
-    "training.steps": "12",
+SETTINGS = TINY | {
     "training.batch_size": "8",
     "training.gradient_accumulation_steps": "2",
-    "training.warmup_steps": "2",
     "training.device": "cpu",
-    "network.block_size": "16",
-    "network.width": "16",
-    "network.layers": "1",
-    "network.heads": "2",
 }
 CADENCE = Cadence(report_every_steps=1, evaluate_every_steps=2, save_every_steps=4)
 
 
 def request_of(dataset: Dataset, *, processes: int = 2, **settings: str) -> TrainingRequest:
-    changed = TINY | {f"training.{key}": value for key, value in settings.items()}
+    changed = SETTINGS | {f"training.{key}": value for key, value in settings.items()}
     return TrainingRequest(dataset=dataset.reference, settings=changed, cadence=CADENCE, processes=processes)
 
 

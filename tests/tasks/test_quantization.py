@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_trainings import TINY
 
 from model.quantization import QuantizationKind
 from model.sampling import Sampling
@@ -29,15 +30,7 @@ KINDS: list[QuantizationKind] = ["int8", "int4"]
 @pytest.fixture
 def model(dataset: Dataset, workspace: Workspace) -> FoundModel:
     """A trained model, wide enough that scales do not weigh."""
-    settings = {
-        "training.steps": "12",
-        "training.batch_size": "4",
-        "network.block_size": "16",
-        "network.width": "64",
-        "network.layers": "1",
-        "network.heads": "2",
-        "training.warmup_steps": "2",
-    }
+    settings = TINY | {"network.width": "64"}
     request = TrainingRequest(
         dataset=dataset.reference, settings=settings, cadence=Cadence(evaluate_every_steps=12)
     )

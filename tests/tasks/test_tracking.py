@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
 
 from storage.datasets import Dataset
 from storage.workspace import Workspace
-from tasks.tracking import EXPERIMENT, Tracker
+from tasks.tracking import EXPERIMENT, ModelRegistry, Tracker
 
 DOWN = "http://127.0.0.1:9"  # the discard port: nothing listens
 
@@ -19,13 +19,13 @@ def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_champion_is_not_a_registry_that_is_down(workspace: Workspace, no_retries: None) -> None:
-    tracker = Tracker(workspace)
-    assert tracker.champion("brickroad-gpt") is None
-    assert tracker.version_folder("brickroad-gpt/1") is None
-    assert tracker.version_folder("brickroad-gpt/first") is None
-    tracker.client = MlflowClient(tracking_uri=DOWN)
+    registry = ModelRegistry(workspace)
+    assert registry.champion("brickroad-gpt") is None
+    assert registry.version_folder("brickroad-gpt/1") is None
+    assert registry.version_folder("brickroad-gpt/first") is None
+    registry.client = MlflowClient(tracking_uri=DOWN)
     with pytest.raises(MlflowException):
-        tracker.champion("brickroad-gpt")
+        registry.champion("brickroad-gpt")
 
 
 def test_metrics_wait_while_the_server_is_down_and_arrive_once(

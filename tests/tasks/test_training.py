@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 from tiny_data import build_plainly
+from tiny_trainings import TINY
 
 from model import batches, training
 from model.optimizers import Optimizers
@@ -35,22 +36,13 @@ from tasks.tracking import Tracker
 from tasks.training import train
 from tasks.training_request import Cadence, TrainingRequest
 
-TINY = {
-    "training.steps": "12",
-    "training.batch_size": "4",
-    "network.block_size": "16",
-    "network.width": "16",
-    "network.layers": "1",
-    "network.heads": "2",
-    "network.dropout": "0.1",
-    "training.warmup_steps": "2",
-}
-
 
 def tiny_request(dataset: Dataset, **settings: str) -> TrainingRequest:
     return TrainingRequest(
         dataset=dataset.reference,
-        settings=TINY | {f"training.{key}": value for key, value in settings.items()},
+        settings=TINY
+        | {"network.dropout": "0.1"}
+        | {f"training.{key}": value for key, value in settings.items()},
         cadence=Cadence(report_every_steps=1, evaluate_every_steps=2, save_every_steps=4),
     )
 

@@ -1,93 +1,35 @@
-"""The one door to MLflow: runs, metrics in batches, checkpoints as logged models, and the model registry.
-
-Only the client with explicit run ids is used; MLflow's "active run" is a thread's global and would open stray runs.
-The store is a database in the workspace, or what $MLFLOW_TRACKING_URI says.
-"""
+"""Runs: begun, gone on with, found again; and what each tells, its metrics in batches and its checkpoints as logged models."""
 
 import logging
-import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
-# Read when mlflow is imported: it reports to its makers, and draws bars of its own between ours.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
-import mlflow
 from matplotlib.figure import Figure
-from mlflow import MlflowClient
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, LoggedModelOutput, Metric, Param, RunTag
-from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-from storage.checkpoints import Checkpoint, checkpoint_name, without_optimizer
+from storage.checkpoints import Checkpoint, checkpoint_name
 from storage.datasets import Dataset
-from storage.errors import CheckpointError
 from storage.files import link_or_copy
-from storage.workspace import Workspace
 from tasks.engine import ROOT_FLOW_RUN
+from tasks.tracking.store import Store, local_path
 
 logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # it says when it starts and stops
 
-EXPERIMENT = "brickroad"
 DEFAULT_MLFLOW_UI = "http://127.0.0.1:5000"
 FLUSH_SECONDS = 5.0
 _MOST_METRICS_A_CALL = 900  # the server takes 1,000
 _MOST_PARAMS_A_CALL = 100
-_NO_SUCH_VERSION = (
-    "RESOURCE_DOES_NOT_EXIST",
-    "INVALID_PARAMETER_VALUE",
-)  # no such model; no such alias, no number
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionFacts:
-    """A registered version, with the tags that were set on it."""
-
-    name: str
-    version: str
-    run_id: str
-    tags: dict[str, str]
-
-
-class Tracker:
-    """MLflow as this workspace uses it."""
-
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace = workspace
-        self.uri = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{workspace.mlflow / 'mlflow.db'}")
-        if not self.is_elsewhere():
-            workspace.mlflow.mkdir(parents=True, exist_ok=True)
-        # The first touch of a fresh database creates its tables; two processes at once leave it broken.
-        with workspace.lock("mlflow"):
-            self.client = MlflowClient(tracking_uri=self.uri)
-            self.experiment_id = self._experiment()
-
-    @staticmethod
-    def is_elsewhere() -> bool:
-        """Whether the user has chosen a tracking server, rather than the database in the workspace."""
-        return "MLFLOW_TRACKING_URI" in os.environ
-
-    def _experiment(self) -> str:
-        known = self.client.get_experiment_by_name(EXPERIMENT)
-        if known is not None:
-            return str(known.experiment_id)
-        # Without a place of their own, artifacts of a database store land in the caller's folder.
-        place = (self.workspace.mlflow / "artifacts").as_uri() if not self.is_elsewhere() else None
-        # Without its kind, the pages show an experiment as one of prompts and agents.
-        kind = {"mlflow.experimentKind": "custom_model_development"}
-        return self.client.create_experiment(EXPERIMENT, artifact_location=place, tags=kind)
+class Tracker(Store):
+    """The runs of a store."""
 
     def start_run(
         self, name: str, dataset: Dataset, parameters: Mapping[str, Any], tags: Mapping[str, str]
@@ -119,93 +61,6 @@ class Tracker:
         )
         return [run.info.run_id for run in found]
 
-    def version_folder(self, reference: str) -> tuple[Path, str] | None:
-        """The local folder and the run id of `name/version` or `name@alias`, or None if the registry has no such.
-
-        Raises CheckpointError if it has, and the files cannot be had.
-        """
-        found = self._version(reference)
-        if found is None:
-            return None
-        try:
-            folder = mlflow.artifacts.download_artifacts(artifact_uri=found.source, tracking_uri=self.uri)
-        except (MlflowException, OSError) as error:
-            raise CheckpointError(
-                f"{reference}: is in the registry, and its files cannot be had from {found.source} ({error})"
-            ) from None
-        return Path(folder) / "artifacts" / "checkpoint", str(found.run_id)
-
-    def champion(self, name: str) -> VersionFacts | None:
-        """The version that holds the alias `champion`, or None if none does."""
-        return self.version(f"{name}@champion")
-
-    def version(self, reference: str) -> VersionFacts | None:
-        """The version `name/version` or `name@alias`, or None if the registry has no such."""
-        found = self._version(reference) if "@" in reference or "/" in reference else None
-        if found is None:
-            return None
-        return VersionFacts(name=found.name, version=str(found.version), run_id=found.run_id, tags=found.tags)
-
-    def give_alias(self, version: VersionFacts, alias: str, reason: str) -> None:
-        """Gives a version an alias, which another may lose by it, and says so above what its description says."""
-        described = self.client.get_model_version(version.name, version.version).description or ""
-        self.client.update_model_version(
-            version.name, version.version, f"{alias}: {reason}\n\n{described}".strip()
-        )
-        self.client.set_registered_model_alias(version.name, alias, version.version)
-
-    def tag_version(self, version: VersionFacts, key: str, value: str) -> None:
-        """Sets a tag of a version."""
-        self.client.set_model_version_tag(version.name, version.version, key, value)
-
-    def _version(self, reference: str) -> ModelVersion | None:
-        """A version of the registry, or None if it says that there is none; a registry that is down raises."""
-        try:
-            if "@" in reference:
-                return self.client.get_model_version_by_alias(*reference.split("@", 1))
-            return self.client.get_model_version(*reference.rsplit("/", 1))
-        except MlflowException as error:
-            if error.error_code in _NO_SUCH_VERSION:
-                return None
-            raise
-
-    def register(
-        self,
-        name: str,
-        run_id: str,
-        checkpoint: Checkpoint,
-        *,
-        alias: str,
-        description: str,
-        tags: Mapping[str, str],
-    ) -> str:
-        """Registers a checkpoint as a version that MLflow can load and serve, and gives it the alias."""
-        model = self.client.create_logged_model(
-            self.experiment_id, name=name, source_run_id=run_id, model_type="pyfunc"
-        )
-        with tempfile.TemporaryDirectory() as temporary:
-            slim = without_optimizer(checkpoint, Path(temporary) / "checkpoint")
-            target = _local_path(model.artifact_location) or Path(temporary) / "model"
-            save_pyfunc(target, slim.path)
-            if _local_path(model.artifact_location) is None:
-                self.client.log_model_artifacts(model.model_id, str(target))
-        self.client.finalize_logged_model(model.model_id, "READY")
-        try:
-            self.client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        created = self.client.create_model_version(
-            name,
-            model.artifact_location,
-            run_id,
-            dict(tags),
-            description=description,
-            model_id=model.model_id,
-        )
-        self.client.set_registered_model_alias(name, alias, created.version)
-        return str(created.version)
-
     def run_url(self, run_id: str) -> str:
         """The page of a run: on the tracking server, or where `brickroad up` will show this workspace."""
         server = self.uri if self.uri.startswith("http") else DEFAULT_MLFLOW_UI
@@ -218,12 +73,10 @@ class RunLog:
     A tracker that does not answer never ends a training: what could not be sent is kept, and tried again.
     """
 
-    def __init__(
-        self, tracker: Tracker, run_id: str, *, logged_through: Mapping[str, int] | None = None
-    ) -> None:
-        self.tracker = tracker
+    def __init__(self, store: Store, run_id: str, *, logged_through: Mapping[str, int] | None = None) -> None:
+        self.store = store
         self.run_id = run_id
-        self._client = tracker.client
+        self._client = store.client
         #: The last step of curves that are there; curves not named are logged together with the train loss.
         self._logged_through = logged_through or {"train_loss": 0}
         self._waiting: list[Metric] = []
@@ -257,7 +110,7 @@ class RunLog:
         except MlflowException as error:
             if not self._failing:
                 print(
-                    f"MLflow at {self.tracker.uri} does not take metrics ({error}); going on", file=sys.stderr
+                    f"MLflow at {self.store.uri} does not take metrics ({error}); going on", file=sys.stderr
                 )
             self._failing = True
         self._flushed = time.monotonic()
@@ -296,13 +149,13 @@ class RunLog:
     def checkpoint(self, checkpoint: Checkpoint, metrics: Mapping[str, float], dataset: Dataset) -> str:
         """Stores a checkpoint as a logged model of the run, ranked by its metrics; returns the model's id."""
         model = self._client.create_logged_model(
-            self.tracker.experiment_id,
+            self.store.experiment_id,
             name=checkpoint.path.name,
             source_run_id=self.run_id,
             params={"step": str(checkpoint.step)},
             model_type="checkpoint",
         )
-        if place := _local_path(model.artifact_location):
+        if place := local_path(model.artifact_location):
             place.mkdir(parents=True, exist_ok=True)
             for file in checkpoint.path.iterdir():
                 link_or_copy(file, place / file.name)
@@ -325,18 +178,18 @@ class RunLog:
     def forget_checkpoint(self, step: int) -> None:
         """Removes the logged model of a checkpoint that is not kept, and its bytes where they are on this disk."""
         models = self._client.search_logged_models(
-            [self.tracker.experiment_id],
+            [self.store.experiment_id],
             filter_string=f"source_run_id = '{self.run_id}' AND name = '{checkpoint_name(step)}'",
         )
         for model in models:
             self._client.delete_logged_model(model.model_id)
-            if place := _local_path(model.artifact_location):
+            if place := local_path(model.artifact_location):
                 shutil.rmtree(place, ignore_errors=True)
 
     @contextmanager
     def watching_machine(self) -> Iterator[None]:
         """Inside, CPU, memory, disk, network and NVIDIA GPUs are told every ten seconds, as MLflow's "System metrics"."""
-        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.tracker.uri)
+        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.store.uri)
         monitor.start()
         try:
             yield
@@ -381,38 +234,3 @@ def _dataset_input(dataset: Dataset) -> DatasetInput:
         profile=profile,
     )
     return DatasetInput(entity, tags=[InputTag("mlflow.data.context", "training")])
-
-
-def _local_path(artifact_location: str) -> Path | None:
-    """The folder of an artifact location on this machine's disk, or None if it is elsewhere."""
-    parsed = urlparse(artifact_location)
-    return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
-
-
-def save_pyfunc(target: Path, checkpoint: Path) -> None:
-    """Writes what MLflow loads and serves: the checkpoint, our code, and what both require."""
-    code = Path(__file__).parent
-    mlflow.pyfunc.save_model(
-        path=str(target),
-        python_model=str(code / "served_model.py"),
-        artifacts={"checkpoint": str(checkpoint)},
-        code_paths=[str(code.parent / package) for package in ("model", "storage", "tasks")],
-        pip_requirements=_served_requirements(),
-        input_example=[{"prompt": "The ", "tokens": 16, "temperature": 0.8, "top_k": 40, "seed": 0}],
-    )
-
-
-def _served_requirements() -> list[str]:
-    """What `served_model.py` imports, here and in the modules below it, in the versions that are proved."""
-    names = (
-        "mlflow",
-        "torch",
-        "numpy",
-        "safetensors",
-        "pydantic",
-        "pyarrow",
-        "psutil",
-        "zlib-ng",
-        "tokenizers",
-    )
-    return [f"{name}=={version(name).split('+')[0]}" for name in names]

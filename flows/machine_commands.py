@@ -1,0 +1,54 @@
+"""The commands of this machine: the services that run on it, and what is wrong with it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Annotated, Any
+
+import typer
+
+from flows.console import command, words
+from flows.environment import prepare
+from flows.options import DebugOption, JsonOption, WorkspaceOption
+from storage.workspace import Workspace
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example:  brickroad up --prefect-port 4300 --mlflow-port 5300")
+@command
+def up(
+    prefect_port: Annotated[int, typer.Option("--prefect-port", help="Port of the Prefect server.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option("--mlflow-port", help="Port of the MLflow pages.")] = 5000,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Run the Prefect server, the MLflow pages, a worker and the deployments on this machine, until Ctrl-C."""
+    place = Workspace.at(workspace)
+    prepare(place)
+    from flows.services import serve_until_stopped
+
+    return serve_until_stopped(place, prefect_port=prefect_port, mlflow_port=mlflow_port)
+
+
+@app.command()
+@command
+def doctor(
+    workspace: WorkspaceOption = None, as_json: JsonOption = False, debug: DebugOption = False
+) -> Mapping[str, Any]:
+    """Say what is wrong with this machine, and how to mend it."""
+    place = Workspace.at(workspace)
+    prepare(place)
+    from flows.doctor import examine
+
+    findings = examine(place)
+    for finding in findings:
+        mark = "[green]✓[/green]" if finding.ok else "[red]✗[/red]"
+        words.print(
+            f"{mark} {finding.what}: {finding.found}" + ("" if finding.ok else f"; {finding.way_out}"),
+            soft_wrap=True,
+        )
+    return {
+        "ok": all(finding.ok for finding in findings),
+        "findings": [asdict(finding) for finding in findings],
+    }
