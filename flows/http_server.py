@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from flows.completions import ApiError, Completion, CompletionRequest, texts_of
+from flows.connections import PATIENCE_SECONDS
 from flows.metrics import Metrics
 from model.writing import Piece
 from tasks.loading import LoadedModel
@@ -144,14 +146,24 @@ def _require_model(name: str, served: Served) -> None:
 
 
 async def _body(request: Request, most_bytes: int) -> bytes:
-    """The request's body. Raises BodyTooLarge before more than `most_bytes` of it are in memory, however it comes."""
+    """The request's body. Raises BodyTooLarge before more than `most_bytes` of it are in memory, however it comes.
+
+    ApiError for one that does not come to its end, ClientGone if its client goes instead.
+    """
     if int(request.headers.get("content-length", 0)) > most_bytes:
         raise BodyTooLarge
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most_bytes:
-            raise BodyTooLarge
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > most_bytes:
+                    raise BodyTooLarge
+    except TimeoutError:
+        message = f"the body did not come to its end within {PATIENCE_SECONDS:g} seconds"
+        raise ApiError(408, message, code="timeout") from None
+    except ClientDisconnect:
+        raise ClientGone from None
     return bytes(body)
 
 
