@@ -81,9 +81,12 @@ def build_app(served: Served) -> FastAPI:
 
 def _add_looks(app: FastAPI, served: Served, metrics: Metrics) -> None:
     card = {"id": served.name, "object": "model", "created": 0, "owned_by": "brickroad"}
-    limits = served.engine.limits
     page = render_page(
-        "serve.html", model=served.name, limits=limits, block_size=served.model.network.config.block_size
+        "serve.html",
+        model=served.name,
+        limits=served.engine.limits,
+        block_size=served.model.network.config.block_size,
+        has_key=served.api_key is not None,
     )
 
     @app.get("/")
