@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -64,6 +65,15 @@ def test_several_prompts_and_choices_are_what_they_would_be_alone(served: Served
     whole = served.complete(max_tokens=60).choices[0].text
     stopped = served.complete(max_tokens=60, stop=[whole[10:12]]).choices[0]
     assert (stopped.text, stopped.finish_reason) == (whole[: whole.index(whole[10:12])], "stop")
+
+
+def test_what_the_document_asks_is_answered(served: Served) -> None:
+    document = Path(__file__).parent.parent.parent / "docs" / "serving.md"
+    body = re.search(r"/v1/completions .*?-d '(.*?)'", document.read_text(encoding="utf-8"), re.S)
+    assert body
+    asked = json.loads(body[1]) | {"model": served.name}
+    answer = httpx.post(f"{served.url}/v1/completions", json=asked)
+    assert [choice["index"] for choice in answer.json()["choices"]] == [0, 1, 2, 3]
 
 
 def test_an_empty_prompt_starts_a_document_and_an_over_long_one_is_refused(served: Served) -> None:

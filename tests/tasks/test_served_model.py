@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -24,6 +25,7 @@ from tasks.loading import LoadedModel, load_model
 from tasks.tracking import Tracker, save_pyfunc
 
 ALONE = Path(__file__).parent.parent / "served_alone.py"
+DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "serving.md"
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -159,6 +161,15 @@ def test_mlflow_serves_several_rows_each_with_settings_of_its_own(served: Served
     assert served.alone("ab", tokens=60, seed=1, stop=stop) == until, "one text is not several letters"
     assert served.written({"prompt": "ab"}) == [served.alone("ab", tokens=200)]
     assert served.written() == []
+
+
+def test_mlflow_answers_what_the_document_asks(served: Served) -> None:
+    body = re.search(r"/invocations .*?-d '(.*?)'", DOCUMENT.read_text(encoding="utf-8"), re.S)
+    assert body
+    rows = json.loads(body[1])["inputs"]
+    assert served.written(*rows) == [
+        served.alone(**{**row, "stop": tuple(row.get("stop", ()))}) for row in rows
+    ]
 
 
 @pytest.mark.parametrize(
