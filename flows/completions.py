@@ -25,15 +25,16 @@ _NEUTRAL = {
 }
 _WITHOUT_MEANING = {"user"}
 _MOST_STOPS = 16
+_MOST_NAME = 200  # characters of a name that is not ours, when it is told
 
 
 class ApiError(Exception):
-    """An answer that is an error, in OpenAI's form."""
+    """An answer that is an error, in OpenAI's form: one line, whatever it tells of what was sent."""
 
     def __init__(
         self, status: int, message: str, *, param: str | None = None, code: str | None = None
     ) -> None:
-        super().__init__(message)
+        super().__init__(" ".join(message.split()))
         self.status, self.param, self.code = status, param, code
 
     def as_json(self) -> dict[str, Any]:
@@ -44,6 +45,8 @@ class ApiError(Exception):
 
 class StreamOptions(BaseModel):
     """How a stream is to be."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     include_usage: bool = False
     include_obfuscation: bool = False  # padding against those who read a network's traffic; not done
@@ -108,6 +111,7 @@ def _as_api_error(error: ValidationError) -> ApiError:
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
+        name = ".".join(map(str, first["loc"]))[:_MOST_NAME]
         return ApiError(400, f"{name} is not supported here; leave it out", param=name)
     if name == "prompt":
         return ApiError(400, "prompt must be a text, token ids, or a list of either", param=name)

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 from fastapi import Depends, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from flows.completions import ApiError, Completion, CompletionRequest, texts_of
+from flows.connections import PATIENCE_SECONDS
 from flows.metrics import Metrics
 from model.writing import Piece
 from tasks.loading import LoadedModel
@@ -79,9 +81,12 @@ def build_app(served: Served) -> FastAPI:
 
 def _add_looks(app: FastAPI, served: Served, metrics: Metrics) -> None:
     card = {"id": served.name, "object": "model", "created": 0, "owned_by": "brickroad"}
-    limits = served.engine.limits
     page = render_page(
-        "serve.html", model=served.name, limits=limits, block_size=served.model.network.config.block_size
+        "serve.html",
+        model=served.name,
+        limits=served.engine.limits,
+        block_size=served.model.network.config.block_size,
+        has_key=served.api_key is not None,
     )
 
     @app.get("/")
@@ -144,14 +149,24 @@ def _require_model(name: str, served: Served) -> None:
 
 
 async def _body(request: Request, most_bytes: int) -> bytes:
-    """The request's body. Raises BodyTooLarge before more than `most_bytes` of it are in memory, however it comes."""
+    """The request's body. Raises BodyTooLarge before more than `most_bytes` of it are in memory, however it comes.
+
+    ApiError for one that does not come to its end, ClientGone if its client goes instead.
+    """
     if int(request.headers.get("content-length", 0)) > most_bytes:
         raise BodyTooLarge
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most_bytes:
-            raise BodyTooLarge
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            async for part in request.stream():
+                body += part
+                if len(body) > most_bytes:
+                    raise BodyTooLarge
+    except TimeoutError:
+        message = f"the body did not come to its end within {PATIENCE_SECONDS:g} seconds"
+        raise ApiError(408, message, code="timeout") from None
+    except ClientDisconnect:
+        raise ClientGone from None
     return bytes(body)
 
 

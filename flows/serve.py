@@ -10,6 +10,7 @@ from types import FrameType
 import uvicorn
 
 from flows.addresses import is_loopback
+from flows.connections import Connection
 from flows.console import Terminated, say, table
 from flows.http_server import Served, build_app
 from tasks.interruption import InterruptedByUser
@@ -55,6 +56,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 build_app(served),
+                http=Connection,
                 log_level="warning",
                 access_log=False,
                 server_header=False,

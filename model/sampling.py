@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _GREEDY_BELOW: Final = 1e-5  # scores over less than this leave float32
+_LEAST_PENALTY, _MOST_PENALTY = 0.01, 100.0  # far beyond what is of use, and far from what leaves float32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,9 +43,10 @@ class Sampling:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1, or none for no limit")
         if self.min_p is not None and not 0 <= self.min_p <= 1:
             raise ValueError(f"min_p is {self.min_p}; it must be from 0 to 1, or none for no limit")
-        if not 0 < self.repetition_penalty < math.inf:
+        if not _LEAST_PENALTY <= self.repetition_penalty <= _MOST_PENALTY:
             raise ValueError(
-                f"repetition_penalty is {self.repetition_penalty}; it must be above 0, and 1 for none"
+                f"repetition_penalty is {self.repetition_penalty}; it must be from {_LEAST_PENALTY:g} to "
+                f"{_MOST_PENALTY:g}, and 1 for none"
             )
         if not -(2**63) <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}; it must be a whole number of 64 bits")

@@ -27,6 +27,8 @@ class WritingRequest:
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if isinstance(self.stop, str):  # its letters would each be one
+            raise ValueError(f"stop is the text {self.stop!r}; give a tuple of texts")
         if "" in self.stop:
             raise ValueError("a stop string is empty, which every text has at once; give it a character")
 

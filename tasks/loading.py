@@ -26,12 +26,14 @@ class LoadedModel:
     tokenizer: Tokenizer
 
     def write(
-        self, prompt: str, *, tokens: int, sampling: Sampling | None = None, stop: Sequence[str] = ()
+        self, prompt: str, *, tokens: int, sampling: Sampling | None = None, stop: str | Sequence[str] = ()
     ) -> Iterator[str]:
-        """Text that continues the prompt, piece by piece, as `WritingRequest` says. ValueError for a setting that cannot be meant."""
-        request = WritingRequest(
-            prompt=prompt, tokens=tokens, sampling=sampling or Sampling(), stop=tuple(stop)
-        )
+        """Text that continues the prompt, piece by piece, as `WritingRequest` says; `stop` may be one text or several.
+
+        ValueError for a setting that cannot be meant.
+        """
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        request = WritingRequest(prompt=prompt, tokens=tokens, sampling=sampling or Sampling(), stop=stops)
         return write(self.network, self.tokenizer, request)
 
     def write_batch(self, requests: Sequence[WritingRequest]) -> Iterator[Piece]:

@@ -4,10 +4,11 @@
 """
 
 from pathlib import Path
+from typing import Self
 
 import mlflow
 from mlflow.pyfunc import PythonModel, PythonModelContext
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.sampling import Sampling
 from model.writing import WritingRequest
@@ -18,7 +19,12 @@ MAXIMUM_ROWS = 16  # written at once; each takes the memory of its keys and valu
 
 
 class TextRequest(BaseModel):
-    """What to write, as `WritingRequest` and `Sampling` have it. The limits keep one request from holding a server for ever."""
+    """What to write, as `WritingRequest` and `Sampling` have it. The limits keep one request from holding a server for ever.
+
+    All that is wrong with one is found here: MLflow answers that with its reason, and what `predict` raises without any.
+    """
+
+    model_config = ConfigDict(extra="forbid")  # a setting that is misspelt would be left out in silence
 
     prompt: str = Field(default="", max_length=100_000)
     tokens: int = Field(default=200, ge=1, le=MAXIMUM_TOKENS)
@@ -29,6 +35,11 @@ class TextRequest(BaseModel):
     repetition_penalty: float = Field(default=1.0, gt=0)
     seed: int = 0
     stop: list[str] = Field(default=[], max_length=16)
+
+    @model_validator(mode="after")
+    def _can_be_meant(self) -> Self:
+        self.as_asked()
+        return self
 
     def as_asked(self) -> WritingRequest:
         """The same for the network."""

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Self
 
@@ -137,8 +137,7 @@ class Engine:
         while self._wait_for_work():
             try:
                 self._end_and_begin()
-                for piece in self._batch.step():
-                    self._deliver(piece)
+                self._deliver(self._batch.step())
             except Exception as error:  # out of memory, say: told to those it concerns, and the rest go on
                 _log.exception("a batch of %d texts failed", len(self._running))
                 self._fail(WritingFailed(f"{type(error).__name__}: {error}"))
@@ -185,12 +184,20 @@ class Engine:
         else:
             self._running[row] = line
 
-    def _deliver(self, piece: Piece) -> None:
-        line = self._running[piece.row]
-        if piece.ending is not None:
-            del self._running[piece.row]
-        line.client.has_written = True
-        line.client.tell(Piece(row=line.place, text=piece.text, tokens=piece.tokens, ending=piece.ending))
+    def _deliver(self, pieces: Iterable[Piece]) -> None:
+        """Tells each client all its pieces of a step at once: every telling wakes the loop, and both want the interpreter."""
+        told: dict[asyncio.AbstractEventLoop, list[tuple[_Client, Piece]]] = {}
+        try:
+            for piece in pieces:
+                line = self._running[piece.row]
+                if piece.ending is not None:
+                    del self._running[piece.row]
+                line.client.has_written = True
+                theirs = Piece(row=line.place, text=piece.text, tokens=piece.tokens, ending=piece.ending)
+                told.setdefault(line.client.loop, []).append((line.client, theirs))
+        finally:  # a step may fail half-way: those that ended in it are not among the running any more
+            for loop, events in told.items():
+                _tell(loop, events)
 
     def _fail(self, error: Exception) -> None:
         for line in self._running.values():
@@ -210,8 +217,16 @@ class _Client:
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
 
     def tell(self, event: Piece | Exception) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there any more
-            self.loop.call_soon_threadsafe(self.events.put_nowait, event)
+        _tell(self.loop, [(self, event)])
+
+
+def _tell(loop: asyncio.AbstractEventLoop, events: "Sequence[tuple[_Client, Piece | Exception]]") -> None:
+    def hand_over() -> None:
+        for client, event in events:
+            client.events.put_nowait(event)
+
+    with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is there any more
+        loop.call_soon_threadsafe(hand_over)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -1,4 +1,4 @@
-"""A program of its own: a registered version writes a text, with its own code, and none but the packages that it requires."""
+"""A program of its own: a registered version writes a text, or is served, with its own code and none but the packages that it requires."""
 
 import importlib.metadata
 import importlib.util
@@ -48,15 +48,25 @@ class RequiredAlone(MetaPathFinder):
         return None if is_other else PathFinder.find_spec(name, path, target)
 
 
-source, request = sys.argv[1:]
-folder = Path(source.removeprefix("file://"))
-sys.meta_path = [one for one in sys.meta_path if "editable" not in getattr(one, "__module__", "")]
-sys.path = [place for place in sys.path if not {one.name for one in Path(place or ".").glob("*")} >= OURS]
-assert not any(importlib.util.find_spec(name) for name in OURS), "the code is found without the version's"
-requirements = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
-sys.meta_path[sys.meta_path.index(PathFinder)] = RequiredAlone(required(requirements))
+def hide_the_rest(folder: Path) -> None:
+    """From now on this program finds the version's packages and what these bring; what was imported before stays."""
+    sys.meta_path = [one for one in sys.meta_path if "editable" not in getattr(one, "__module__", "")]
+    sys.path = [place for place in sys.path if not {one.name for one in Path(place or ".").glob("*")} >= OURS]
+    assert not any(importlib.util.find_spec(name) for name in OURS), "the code is found without the version's"
+    requirements = (folder / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    sys.meta_path[sys.meta_path.index(PathFinder)] = RequiredAlone(required(requirements))
 
-import mlflow.pyfunc  # noqa: E402
 
-print(json.dumps(mlflow.pyfunc.load_model(source).predict([json.loads(request)])))
-assert str(folder) in str(sys.modules["tasks.loading"].__file__)
+def main(source: str, request: str) -> None:
+    """Writes one text, as JSON on stdout."""
+    folder = Path(source.removeprefix("file://"))
+    hide_the_rest(folder)
+
+    import mlflow.pyfunc
+
+    print(json.dumps(mlflow.pyfunc.load_model(source).predict([json.loads(request)])))
+    assert str(folder) in str(sys.modules["tasks.loading"].__file__)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

