@@ -1,6 +1,7 @@
 """Attention: from the average of the past to queries, keys and values, and what trained heads look at."""
 
 import math
+import re
 from collections.abc import Iterator
 
 import torch
@@ -12,7 +13,7 @@ from model.attention_maps import attention_maps
 from tasks.tour.ground import Ground
 from tasks.tour.sights import Code, Facts, Picture, Printed, Sight, Table, Words
 
-_PROMPT_TOKENS = 40
+_SENTENCE_CHARACTERS = 40
 _SHOWN_IN_CHARACTERS = 24
 _SHADES = " ░▒▓█"
 
@@ -56,12 +57,12 @@ def walk(ground: Ground) -> Iterator[Sight]:
 
 def _trained(ground: Ground) -> Iterator[Sight]:
     yield Words(
-        "What do trained heads look at? A small GPT, which trains now if no tour has trained it before, reads a line of the val split; "
+        "What do trained heads look at? A small GPT, which trains now if no tour has trained it before, reads some words of the val split; "
         "each head keeps a map of its weights:"
     )
     yield Code.of(attention_maps)
     network = ground.model.network
-    ids = torch.from_numpy(ground.dataset.token_file("val").open()[:_PROMPT_TOKENS].astype("int64"))
+    ids = torch.from_numpy(ground.tokenizer.encode(_sentence(ground)).astype("int64"))
     maps = attention_maps(network, ids)
     yield _picture(maps, ground.tokenizer.decode(ids))
     yield Words(
@@ -82,6 +83,13 @@ def _trained(ground: Ground) -> Iterator[Sight]:
     )
 
 
+def _sentence(ground: Ground) -> str:
+    """Some words of the val split, where it has so many in a row."""
+    text = ground.tokenizer.decode(ground.dataset.token_file("val").open()[:20_000])
+    words = re.search(rf"[A-Z][a-z]+ [a-z ,]{{{_SENTENCE_CHARACTERS}}}", text)
+    return (words[0] if words else text)[:_SENTENCE_CHARACTERS]
+
+
 def _picture(maps: Tensor, text: str) -> Picture:
     """All heads, a row a layer; in characters the head that is surest."""
     layers, heads, length, _ = maps.shape
@@ -93,8 +101,8 @@ def _picture(maps: Tensor, text: str) -> Picture:
             axes = grid[layer][head]
             axes.imshow(maps[layer, head].sqrt().numpy(), cmap="YlOrBr", vmin=0, vmax=1)
             axes.set_title(f"layer {layer}, head {head}", fontsize=9)
-            axes.set_xticks(range(length), names, fontsize=5)
-            axes.set_yticks(range(length), names, fontsize=5)
+            axes.set_xticks(range(length), names, fontsize=6)
+            axes.set_yticks(range(length), names, fontsize=6)
     surest = int(maps.amax(-1).mean(-1).argmax())
     one = maps[surest // heads, surest % heads, :_SHOWN_IN_CHARACTERS, :_SHOWN_IN_CHARACTERS]
     levels = (one.sqrt() * (len(_SHADES) - 0.01)).int().tolist()

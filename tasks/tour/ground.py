@@ -26,6 +26,8 @@ GPT_SETTINGS: Final = {
     "training.warmup_steps": "20",
 }
 
+_VAL_FRACTION: Final = 0.1  # a tour's corpus may have a few dozen documents
+
 
 class Ground:
     """A workspace with a corpus. What is made in it stays: the next tour begins with it."""
@@ -42,10 +44,15 @@ class Ground:
         """Where the tour keeps what is its own."""
         return self.workspace.root / "tour"
 
+    @property
+    def config(self) -> CorpusConfig:
+        """What the data set is made of."""
+        return CorpusConfig(corpus=self.corpus, val_fraction=_VAL_FRACTION)
+
     @cached_property
     def dataset(self) -> Dataset:
         """The corpus as tokens, by characters."""
-        return self.built(CorpusConfig(corpus=self.corpus))
+        return self.built(self.config)
 
     def built(self, config: CorpusConfig) -> Dataset:
         """A data set; one that is there already is not built again."""

@@ -13,7 +13,7 @@ from model.training import Training
 from tasks.tour.ground import Ground
 from tasks.tour.sights import Code, Picture, Sight, Table, Words
 
-_STEPS, _LOOK_EVERY = 120, 10
+_STEPS, _LOOK_EVERY = 200, 10
 _RATES = (1e-5, 3e-3, 1.0)
 _BENDS = ("relu", "sigmoid", "tanh", "gelu")
 _HEART_TOKENS = 2_000
@@ -43,13 +43,15 @@ def walk(ground: Ground) -> Iterator[Sight]:
     yield Code.of(curve)
     families: dict[str, Curves] = {}
     yield Words(
-        f"Learning rates, {_STEPS} steps each: too small and nothing moves, too large and nothing holds."
+        f"Learning rates, {_STEPS} steps each: too small and nothing moves, too large and the weights are thrown about."
     )
     families["learning rate"] = {
         f"{rate:g}": list(curve(_at(base, rate), train, val, digest)) for rate in _RATES
     }
     yield _table("learning rate", families["learning rate"])
-    yield Words("The bend between the two linear layers of a feed-forward:")
+    yield Words(
+        "The bend between the two linear layers of a feed-forward; so early and in one layer they differ little:"
+    )
     families["activation"] = {
         bend: list(curve(replace(base, network=replace(base.network, activation=bend)), train, val, digest))
         for bend in _BENDS
@@ -58,7 +60,7 @@ def walk(ground: Ground) -> Iterator[Sight]:
     yield Words(
         f"And a network that is given {_HEART_TOKENS:,} tokens alone, again and again, learns them by heart: train falls, val rises."
     )
-    by_heart = replace(base, training=replace(base.training, steps=3 * _STEPS, batch_size=8))
+    by_heart = replace(base, training=replace(base.training, steps=2 * _STEPS, batch_size=8))
     families["by heart"] = {"by heart": list(curve(by_heart, train[:_HEART_TOKENS], val, digest))}
     first, *_, last = families["by heart"]["by heart"]
     best = min(families["by heart"]["by heart"], key=lambda point: point[2])
@@ -94,7 +96,8 @@ def _picture(families: dict[str, Curves]) -> Picture:
             steps, train, val = np.array(points).T
             axes.plot(steps, val, color=f"C{number}", label=f"{label}, val")
             axes.plot(steps, train, color=f"C{number}", linestyle=":", linewidth=1, label=f"{label}, train")
-        axes.set(title=name, xlabel="step", ylabel="loss, nats per token", ylim=(0, 8))
+        axes.set(title=name, xlabel="step", ylabel="loss, nats per token")
+        axes.set_ylim(top=min(8, axes.get_ylim()[1]))
         axes.grid(alpha=0.25)
         axes.legend(fontsize=7)
     return Picture(title="Solid: val. Dotted: train.", figure=figure)

@@ -8,7 +8,6 @@ import torch
 
 from model.batches import gather
 from storage.datasets import verify_dataset
-from tasks.corpora import CorpusConfig
 from tasks.look import trace_token
 from tasks.tour.ground import Ground
 from tasks.tour.sights import Code, Facts, Printed, Sight, Words
@@ -72,7 +71,7 @@ def _again(ground: Ground) -> Iterator[Sight]:
         "read again; and every byte can be checked:"
     )
     began = time.perf_counter()
-    again = ground.built(CorpusConfig(corpus=ground.corpus))
+    again = ground.built(ground.config)
     seconds = time.perf_counter() - began
     checked = list(verify_dataset(again))
     yield Facts(

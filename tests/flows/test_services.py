@@ -7,9 +7,11 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -33,6 +35,19 @@ def wait_for_line(process: "subprocess.Popen[str]", text: str) -> None:
         if text in line:
             return
     raise AssertionError(f"ended with {process.wait()} before it said {text!r}")
+
+
+def answer(address: str, body: bytes | None = None) -> Any:
+    """What the API says. It answers 503 while its database is busy, which is to be asked again."""
+    request = urllib.request.Request(address, body, {"content-type": "application/json"})
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return json.load(urllib.request.urlopen(request))
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 @pytest.fixture
@@ -63,22 +78,19 @@ def test_a_deployed_run_goes_through_a_worker_and_a_signal_ends_everything(
     assert b"OK" in urllib.request.urlopen(f"{addresses['mlflow_url']}/health").read()
     dataset = build_plainly(tiny_corpus, workspace)
     api = addresses["prefect_api_url"]
-    deployment = json.load(urllib.request.urlopen(f"{api}/deployments/name/build-dataset/build-dataset"))
+    deployment = answer(f"{api}/deployments/name/build-dataset/build-dataset")
     body = json.dumps(
         {
             "parameters": {"config": {"corpus": str(tiny_corpus), "val_fraction": 0.1}},
             "state": {"type": "SCHEDULED"},
         }
     ).encode()
-    request = urllib.request.Request(
-        f"{api}/deployments/{deployment['id']}/create_flow_run", body, {"content-type": "application/json"}
-    )
-    run = json.load(urllib.request.urlopen(request))
+    run = answer(f"{api}/deployments/{deployment['id']}/create_flow_run", body)
     deadline = time.monotonic() + 120
     state = "SCHEDULED"
     while state not in ("COMPLETED", "FAILED", "CRASHED") and time.monotonic() < deadline:
         time.sleep(1)
-        state = json.load(urllib.request.urlopen(f"{api}/flow_runs/{run['id']}"))["state_type"]
+        state = answer(f"{api}/flow_runs/{run['id']}")["state_type"]
     assert state == "COMPLETED", (workspace.root / "logs" / "worker.log").read_text()
     assert (dataset.path / "manifest.json").is_file()
 

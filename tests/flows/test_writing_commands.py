@@ -2,14 +2,12 @@
 
 import json
 import os
-import pty
-import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from terminals import Terminal
 from tiny_data import save_endless_model
 
 BRICKROAD = Path(sys.executable).parent / "brickroad"
@@ -76,39 +74,6 @@ def test_a_chat_by_a_pipe(model: Path, tmp_path: Path) -> None:
     assert facts["text"].startswith("ab")
 
 
-class Terminal:
-    """A real terminal with a program in it."""
-
-    def __init__(self, *command: object, cwd: Path) -> None:
-        self.own, its = pty.openpty()
-        self.shown = ""
-        self.process = subprocess.Popen(
-            [str(part) for part in command],
-            cwd=cwd,
-            env=os.environ | {"TERM": "dumb", "COLUMNS": "80"},
-            stdin=its,
-            stdout=its,
-            stderr=its,
-            start_new_session=True,
-            preexec_fn=lambda: os.close(
-                os.open(os.ttyname(0), os.O_RDWR)
-            ),  # it becomes the session's terminal
-        )
-        os.close(its)
-
-    def type(self, keys: str) -> None:
-        os.write(self.own, keys.encode())
-
-    def wait_for(self, words: str, *, seconds: float = 60) -> None:
-        """Reads on until the words are shown, from after the last ones that were waited for."""
-        ends = time.monotonic() + seconds
-        while words not in self.shown:
-            assert time.monotonic() < ends, f"no {words!r} in {self.shown[-500:]!r}"
-            if select.select([self.own], [], [], 0.1)[0]:
-                self.shown += os.read(self.own, 65536).decode("utf-8", "replace")
-        self.shown = self.shown.partition(words)[2]
-
-
 def test_a_chat_at_a_terminal(model: Path, tmp_path: Path) -> None:
     chat = Terminal(BRICKROAD, "chat", model, "--tokens", 1_000_000, cwd=tmp_path)
     try:
@@ -127,7 +92,6 @@ def test_a_chat_at_a_terminal(model: Path, tmp_path: Path) -> None:
         chat.type("\x04")
         assert chat.process.wait(timeout=30) == 0
     finally:
-        chat.process.kill()
-        os.close(chat.own)
+        chat.close()
     history = (tmp_path / "workspace" / "chat-history").read_text().splitlines()
     assert [line for line in history if not line.startswith("_HiStOrY")] == ["gg", "/undo"]

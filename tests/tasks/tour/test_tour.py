@@ -1,5 +1,7 @@
 """Every stop runs on a tiny corpus and few steps, shows what it claims, and leaves a page; the claims are checked."""
 
+import html
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -21,14 +23,16 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         f"The road of yellow brick number {number} goes on to the city, and {number * 7} lions follow it.\n"
         for number in range(400)
     ]
-    (folder / "oz.txt").write_text("\n\n".join("".join(sentences[at : at + 20]) for at in range(0, 400, 20)))
+    documents = ["".join(sentences[at : at + 10]) for at in range(0, len(sentences), 10)]
+    corpus = folder / "oz.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
     with pytest.MonkeyPatch.context() as fewer:
         fewer.setattr(bigram, "_STEPS", 40)
         fewer.setattr(finetune, "STEPS", 3)
         fewer.setattr(losses, "_STEPS", 20)
         fewer.setattr(openwebtext, "_LARGE_COPIES", 400)
         place = Workspace.at(folder / "workspace")
-        yield Ground(place, corpus=str(folder / "oz.txt"), gpt_steps=30)
+        yield Ground(place, corpus=str(corpus), gpt_steps=30)
 
 
 def seen(name: str, ground: Ground) -> list[Sight]:
@@ -39,9 +43,9 @@ def seen(name: str, ground: Ground) -> list[Sight]:
     assert {Words, Code} <= kinds
     assert kinds & {Facts, Table, Printed, Picture}
     page = write_page(ground.folder, stop, sights)
-    html = page.read_text(encoding="utf-8")
-    assert stop.title in html
-    assert html.count("<svg") == sum(isinstance(sight, Picture) for sight in sights)
+    text = page.read_text(encoding="utf-8")
+    assert stop.title in html.unescape(text)
+    assert text.count("<svg") == sum(isinstance(sight, Picture) for sight in sights)
     assert f'href="{name}.html"' in (ground.folder / "index.html").read_text(encoding="utf-8")
     return sights
 
@@ -154,10 +158,10 @@ def test_a_page_shows_what_a_model_writes_as_text(tmp_path: Path) -> None:
     page = write_page(
         tmp_path, STOPS[0], [Printed("<script>alert(1)</script>"), Facts(values={"<b>": 0.00012345})]
     )
-    html = page.read_text(encoding="utf-8")
-    assert "<script>alert" not in html
-    assert "&lt;script&gt;" in html
-    assert "0.0001234" in html
+    text = page.read_text(encoding="utf-8")
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;" in text
+    assert "0.0001234" in text
 
 
 def test_numbers_as_a_person_reads_them() -> None:
