@@ -8,9 +8,11 @@ from typing import Final
 
 import numpy as np
 
+from model.batches import Learnt
 from model.config import LoraConfig
 from model.lora import LoraLinear
 from model.sampling import Sampling
+from model.tokenizer import TokenArray, Tokenizer
 from storage.datasets import Dataset
 from tasks.corpora import CorpusConfig
 from tasks.evaluation import measure
@@ -101,7 +103,7 @@ def _written(model: LoadedModel) -> str:
 def _prompts(ground: Ground) -> Iterator[Sight]:
     yield Words(
         "To answer prompts a model learns from pairs. It reads the whole of each, and is marked on the response alone: of the rest it "
-        "need not learn to write it. Here is such a row; what is learnt stands between « and »:"
+        "need not learn to write it. Here is how such a row begins; what is learnt stands between « and », and ∎ ends a document:"
     )
     examples = [{"prompt": f"Double of {number}?", "response": f"{2 * number}."} for number in range(1, 60)]
     file = ground.folder / "prompts.jsonl"
@@ -111,11 +113,18 @@ def _prompts(ground: Ground) -> Iterator[Sight]:
     )
     tokens, learnt = dataset.token_file("train").open()[:120], dataset.learnt("train")
     assert learnt is not None, "prompts have a mask"
-    edges = np.flatnonzero(np.diff(learnt[: len(tokens)], prepend=0))
-    pieces = np.split(tokens, edges)
-    marks = ["", *("«" if learnt[edge] else "»" for edge in edges)]
-    text = "".join(mark + ground.tokenizer.decode(piece) for mark, piece in zip(marks, pieces, strict=True))
-    yield Printed(text)
+    yield Printed(_marked(tokens, learnt[: len(tokens)], ground.tokenizer))
     yield Words(
         "Do it with: brickroad finetune MODEL --prompts FILE --lora 8, and talk to it with brickroad chat."
     )
+
+
+def _marked(tokens: TokenArray, learnt: Learnt, tokenizer: Tokenizer) -> str:
+    """The text of tokens, with signs around what is learnt, and one for end-of-text."""
+    edges = np.flatnonzero(np.diff(learnt, prepend=0))
+    marks = ["", *("«" if learnt[edge] else "»" for edge in edges)]
+    pieces = [
+        "".join("∎" if token == tokenizer.end_of_text else tokenizer.decode(token) for token in piece)
+        for piece in np.split(tokens, edges)
+    ]
+    return "".join(mark + piece for mark, piece in zip(marks, pieces, strict=True))

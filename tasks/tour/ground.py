@@ -17,15 +17,16 @@ from tasks.registry import FoundModel, find_model
 from tasks.tokenizers import load_tokenizer
 from tasks.workers import Workers, chosen_workers
 
-#: What the small GPT is trained by: the preset pocket in a hurry. Muon gets in 500 steps where AdamW is after 2,000.
-GPT_STEPS: Final = 500
+#: What the small GPT is trained by: half of the preset pocket, by Muon, which learns more where steps are few (docs/decisions.md).
+GPT_STEPS: Final = 300
 GPT_SETTINGS: Final = {
+    "network.layers": "2",
+    "training.batch_size": "16",
     "training.optimizer": "muon",
     "training.schedule": "stable",
     "training.learning_rate": "0.006",
     "training.warmup_steps": "20",
 }
-
 _VAL_FRACTION: Final = 0.1  # a tour's corpus may have a few dozen documents
 
 

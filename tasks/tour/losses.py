@@ -13,7 +13,7 @@ from model.training import Training
 from tasks.tour.ground import Ground
 from tasks.tour.sights import Code, Picture, Sight, Table, Words
 
-_STEPS, _LOOK_EVERY = 200, 10
+_STEPS, _LOOK_EVERY = 150, 10
 _RATES = (1e-5, 3e-3, 1.0)
 _BENDS = ("relu", "sigmoid", "tanh", "gelu")
 _HEART_TOKENS = 2_000

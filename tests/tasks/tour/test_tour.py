@@ -90,7 +90,7 @@ def test_batches(ground: Ground) -> None:
 def test_attention(ground: Ground) -> None:
     sights = seen("attention", ground)
     assert facts(sights)["largest difference to PyTorch's fused kernel"] < 1e-5
-    assert len(tables(sights)[-1].rows) == 16
+    assert len(tables(sights)[-1].rows) == 8
     assert any("█" in sight.in_characters for sight in sights if isinstance(sight, Picture))
 
 
