@@ -22,7 +22,7 @@ from model.sampling import Sampling
 from storage.checkpoints import read_checkpoint
 from storage.workspace import Workspace
 from tasks.loading import LoadedModel, load_model
-from tasks.tracking import Tracker, save_pyfunc
+from tasks.tracking import ModelRegistry, save_pyfunc
 
 ALONE = Path(__file__).parent.parent / "served_alone.py"
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "serving.md"
@@ -82,12 +82,12 @@ def served(tmp_path_factory: pytest.TempPathFactory, tracking_template: Path) ->
     workspace = Workspace.at(folder / "workspace")
     workspace.mlflow.mkdir(parents=True)
     shutil.copy(tracking_template, workspace.mlflow / "mlflow.db")
-    tracker = Tracker(workspace)
-    run_id = tracker.client.create_run(tracker.experiment_id).info.run_id
-    number = tracker.register("gpt", run_id, checkpoint, alias="champion", description="", tags={})
-    source = tracker.client.get_model_version_download_uri("gpt", number)
+    registry = ModelRegistry(workspace)
+    run_id = registry.client.create_run(registry.experiment_id).info.run_id
+    number = registry.register("gpt", run_id, checkpoint, alias="champion", description="", tags={})
+    source = registry.client.get_model_version_download_uri("gpt", number)
     version = Path(source.removeprefix("file://"))
-    with mlflow_serving("models:/gpt@champion", tracker.uri, version, cwd=folder) as url:
+    with mlflow_serving("models:/gpt@champion", registry.uri, version, cwd=folder) as url:
         yield Served(url, version, load_model(checkpoint.path))
 
 
