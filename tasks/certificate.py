@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -48,6 +48,17 @@ class Outcome:
     weights_sha256: str
     optimizer_sha256: str
     losses_sha256: str
+
+    @classmethod
+    def of(cls, run_id: str, sha256: Mapping[str, str], losses: Iterable[tuple[int, float]]) -> "Outcome":
+        """What a checkpoint's files, and the loss of each step, come to."""
+        exact = sorted((step, loss.hex()) for step, loss in losses)
+        return cls(
+            run_id=run_id,
+            weights_sha256=sha256["network"],
+            optimizer_sha256=sha256["optimizer"],
+            losses_sha256=hashlib.sha256(json.dumps(exact).encode()).hexdigest(),
+        )
 
     def is_same(self, other: "Outcome") -> bool:
         """Whether both are the same training, but for the run."""
@@ -181,13 +192,7 @@ def _training(
 def _outcome(run_id: str, tracker: Tracker) -> Outcome:
     sha256 = verified_sha256(latest_checkpoint(tracker.workspace.checkpoints / run_id))
     history = tracker.client.get_metric_history(run_id, "train_loss")
-    losses = sorted((point.step, point.value.hex()) for point in history)
-    return Outcome(
-        run_id=run_id,
-        weights_sha256=sha256["network"],
-        optimizer_sha256=sha256["optimizer"],
-        losses_sha256=hashlib.sha256(json.dumps(losses).encode()).hexdigest(),
-    )
+    return Outcome.of(run_id, sha256, [(point.step, point.value) for point in history])
 
 
 def main() -> None:

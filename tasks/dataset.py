@@ -36,6 +36,7 @@ from tasks.ingest import (
     refuse_bad_shards,
 )
 from tasks.memory import MemoryWatch
+from tasks.provenance import provenance
 from tasks.tokenizers import (
     TokenizerFile,
     bpe_size,
@@ -323,6 +324,7 @@ def build_facts(config: CorpusConfig) -> dict[str, Any]:
         "brickroad": version("brickroad"),
         "python": platform.python_version(),
         "pyarrow": version("pyarrow"),
+        "provenance": asdict(provenance()),
     }
 
 

@@ -1,9 +1,12 @@
 """What an evaluation leaves in MLflow: the exact numbers, the reference lines, the picture of the curves, a sample."""
 
+from storage.checkpoints import read_checkpoint
+from storage.run_records import ExactLoss
 from storage.workspace import Workspace
 from tasks.engine import road_task
 from tasks.evaluation import Evaluation
 from tasks.evaluation_report import evaluation_page
+from tasks.kept_record import note_exact_loss
 from tasks.pictures import loss_curves
 from tasks.registry import FoundModel
 from tasks.tracking import RunLog, Tracker
@@ -44,6 +47,8 @@ def log_evaluation(evaluation: Evaluation, model: FoundModel, workspace: Workspa
         run.summary({f"{prefix}/{key}": value for key, value in numbers.items()})
         return
     run.summary(numbers)
+    folder_of_run, step = workspace.checkpoints / model.run_id, read_checkpoint(model.path).step
+    note_exact_loss(folder_of_run, run, ExactLoss(step=step, val_loss=evaluation.val_loss))
     run.describe(_description(evaluation, run.tag("prefect.flow_run_url")))
     run.text(evaluation.sample, "samples/best.txt")
     picture = loss_curves(

@@ -24,7 +24,9 @@ from tasks.adapters import network_tensors
 from tasks.engine import ROOT_FLOW_RUN, run_links
 from tasks.evaluation import refuse_other_rows
 from tasks.kept_checkpoints import KeptCheckpoints
+from tasks.kept_record import KeptRecord
 from tasks.parent import find_parent
+from tasks.provenance import provenance
 from tasks.skipped import name_skipped
 from tasks.so_far import SoFar
 from tasks.throughput import Throughput
@@ -93,6 +95,15 @@ class Session:
         self.kept = KeptCheckpoints(
             workspace.checkpoints / told_run_id, self.run, keep_last=self.cadence.keep_last
         )
+        self.record = KeptRecord(
+            workspace.checkpoints / told_run_id,
+            self.run,
+            training=self.training,
+            dataset=self.dataset,
+            cadence=self.cadence,
+            parent=self.origin,
+            resumed=resumed,
+        )
         if ranks.is_first:
             self.kept.drop_partials()
 
@@ -150,7 +161,7 @@ class Session:
             "precision_used": self.training.precision,
             "processes": self.ranks.size,
         }
-        tags = dict(self._links) | (self.parent.tags() if self.parent else {})
+        tags = dict(self._links) | provenance().tags() | (self.parent.tags() if self.parent else {})
         return tracker.start_run(name, self.dataset, parameters | facts, tags)
 
     @property
@@ -193,6 +204,7 @@ class Session:
         loss = report.train_loss
         tokens_a_step = self.recipe.training.batch_size * self.recipe.network.block_size
         self.throughput.count(len(reports) * tokens_a_step)
+        self.record.loss("train_loss", report.step, loss)
         if math.isfinite(loss):
             self.so_far.train_loss = loss
         used = self.utilisation
@@ -223,6 +235,7 @@ class Session:
                 f"{self.recipe.training.learning_rate:g}"
             )
         self.run.metrics(self.training.step, {"val_loss": loss})
+        self.record.loss("val_loss", self.training.step, loss)
         self.so_far.count_val_loss(loss)
         return loss
 
@@ -242,7 +255,9 @@ class Session:
         sample = None if val_loss is None else self.sample()
         if not self.ranks.is_first:
             return
+        self.record.write()
         checkpoint = self.kept.save(state, self._facts(val_loss), self.dataset)
+        self.record.saved(checkpoint)
         if sample is not None:
             self.run.text(sample, f"samples/{checkpoint.path.name}.txt")
         self.kept.drop_old()
@@ -287,6 +302,7 @@ class Session:
             "throughput": {"tokens": self.throughput.tokens, "seconds": self.throughput.seconds},
             "torch": version("torch"),
             "brickroad": version("brickroad"),
+            "sitting": self.record.facts,
         } | self._origin_facts()
 
     def _origin_facts(self) -> dict[str, Any]:

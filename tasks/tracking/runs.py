@@ -3,9 +3,11 @@
 import logging
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -118,6 +120,15 @@ class RunLog:
     def text(self, text: str, name: str) -> None:
         """A text file among the run's artifacts."""
         self._client.log_text(self.run_id, text, name)
+
+    def read_text(self, name: str) -> str | None:
+        """A text file among the run's artifacts; None if there is no such file, or no such run."""
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = self._client.download_artifacts(self.run_id, name, folder)
+                return Path(path).read_text(encoding="utf-8")
+        except (MlflowException, FileNotFoundError):
+            return None
 
     def table(self, columns: Mapping[str, list[Any]], name: str) -> None:
         """A table among the run's artifacts, which the run's page shows as one."""
