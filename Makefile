@@ -25,6 +25,8 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive flows tasks model storage 2> .venv/bandit.log || { cat .venv/bandit.log; exit 1; }
+	$(BIN)/python .ci/audit.py requirements.lock
 
 bench: setup
 	$(BIN)/python -m bench.dataset

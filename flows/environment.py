@@ -12,6 +12,7 @@ import urllib.request
 from urllib.parse import urlparse
 
 from flows.console import say
+from storage.network import shown
 from storage.workspace import WORKSPACE_VARIABLE, Workspace
 
 #: Any of these means that the user has chosen a server or a home: then ours is not to be.
@@ -54,7 +55,7 @@ def prepare(workspace: Workspace) -> str | None:
     for variable, value in (SETTINGS | {"MPLCONFIGDIR": str(workspace.root / "matplotlib")}).items():
         os.environ.setdefault(variable, value)
     if (address := os.environ.get("PREFECT_API_URL")) and not _is_reachable(address):
-        say(f"[yellow]No Prefect server answers at {address}, which PREFECT_API_URL names.[/yellow]")
+        say(f"[yellow]No Prefect server answers at {shown(address)}, which PREFECT_API_URL names.[/yellow]")
         del os.environ["PREFECT_API_URL"]
     if not any(variable in os.environ for variable in _CHOICES_OF_PREFECT):
         # Prefect does not make its home, and without it the server's database cannot be opened.
@@ -80,7 +81,7 @@ def _running_server(workspace: Workspace) -> str | None:
     """The server that `brickroad up` has started on this workspace, if it answers."""
     try:
         address = str(json.loads(workspace.services_file.read_text(encoding="utf-8"))["prefect_api_url"])
-        with urllib.request.urlopen(f"{address}/health", timeout=_HEALTH_SECONDS):
+        with urllib.request.urlopen(f"{address}/health", timeout=_HEALTH_SECONDS):  # nosec B310 # the address is in a file that brickroad up wrote into this workspace
             return address
     except (OSError, urllib.error.URLError, json.JSONDecodeError, KeyError):
         return None

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import signal
-import subprocess
+import subprocess  # nosec B404 # programs of ours are started, each without a shell
 import sys
 import time
 import urllib.request
@@ -57,7 +57,7 @@ class Processes:
         """Starts a program of this environment in a session of its own: Ctrl-C at the terminal does not reach it."""
         log = self.logs / f"{name}.log"
         with log.open("wb") as file:
-            process = subprocess.Popen(
+            process = subprocess.Popen(  # nosec B603 # the command is ours; no shell
                 _program(command),
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -69,7 +69,7 @@ class Processes:
 
     def run(self, command: list[str]) -> None:
         """Runs a program of this environment to its end. Raises RuntimeError with its last line if it fails."""
-        done = subprocess.run(
+        done = subprocess.run(  # nosec B603 # the command is ours; no shell
             _program(command),
             env=self._environment,
             capture_output=True,
@@ -85,7 +85,7 @@ class Processes:
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             self._refuse_ended()
-            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):
+            with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):  # nosec B310 # the address of a server that we started, on loopback
                 return
             time.sleep(0.2)
         raise RuntimeError(

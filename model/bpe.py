@@ -59,7 +59,7 @@ def byte_level_fields(vocabulary: dict[str, int], merges: Sequence[Sequence[str]
         "normalized": False, "special": True,
     }  # fmt: skip
     model = {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,  # nosec B105 # a token of text, no password
         "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
         "vocab": by_id, "merges": merges,
     }  # fmt: skip

@@ -29,7 +29,7 @@ def byte_fallback_json(tokenizer: CharTokenizer) -> str:
         "normalized": False, "special": True,
     }  # fmt: skip
     model: dict[str, Any] = {
-        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,  # nosec B105 # a token of text, no password
         "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": True, "ignore_merges": False,
         "vocab": {token: number for number, token in enumerate(tokens)}, "merges": [],
     }  # fmt: skip

@@ -176,7 +176,7 @@ def refuse_damaged(dataset: Dataset, *, blocks: int | None) -> None:
                 f"{path}: has not the {facts.bytes:,} bytes that are recorded; {_way_out(dataset)}"
             )
         recorded = list(zip(block_ranges(path, facts.bytes), facts.block_sha256, strict=True))
-        some = recorded if blocks is None else random.sample(recorded, min(blocks, len(recorded)))
+        some = recorded if blocks is None else random.sample(recorded, min(blocks, len(recorded)))  # nosec B311 # which blocks are looked at is no secret
         with named_errors(path):
             found = ranges_sha256([piece for piece, _ in some])
         for (piece, sha256), here in zip(some, found, strict=True):

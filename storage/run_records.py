@@ -92,6 +92,12 @@ class RunRecord:
     losses: dict[Curve, dict[int, float]] = field(default_factory=lambda: {"train_loss": {}, "val_loss": {}})
     exact: ExactLoss | None = None
 
+    def up_to(self, step: int, sha256: dict[str, str]) -> None:
+        """A checkpoint is what the run has come to: losses that were read after it are of steps that are to be made again."""
+        self.step, self.sha256 = step, sha256
+        for curve, points in self.losses.items():
+            self.losses[curve] = {at: loss for at, loss in points.items() if at <= step}
+
     def to_json(self) -> str:
         """Text for a file. Of a loss that is no number, JSON has the name."""
         return json.dumps(self._plain(), indent=1)

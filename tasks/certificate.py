@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
+import subprocess  # nosec B404 # programs of ours are started, each without a shell
 import sys
 import tempfile
 import time
@@ -180,7 +180,7 @@ def _training(
         asked, told = Path(folder, "request"), Path(folder, "run")
         asked.write_text(json.dumps({"request": request.to_json(), "workspace": str(workspace.root)}))
         command = [sys.executable, "-m", "tasks.certificate", str(asked), str(told)]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)  # nosec B603 # this Python, and a module of ours; no shell
         try:
             yield process, told
         finally:

@@ -58,11 +58,7 @@ class KeptRecord:
             self._go_on_from(resumed, sitting)
 
     def _go_on_from(self, checkpoint: Checkpoint, sitting: Sitting) -> None:
-        for curve, points in self._record.losses.items():
-            self._record.losses[curve] = {
-                step: loss for step, loss in points.items() if step <= checkpoint.step
-            }
-        self._note(checkpoint)
+        self._record.up_to(checkpoint.step, recorded_sha256(checkpoint))
         if self._record.sittings[-1].facts != sitting.facts:
             self._record.sittings.append(sitting)
 
@@ -77,12 +73,9 @@ class KeptRecord:
 
     def saved(self, checkpoint: Checkpoint) -> None:
         """A checkpoint is written: what it came to is what a repetition has to come to."""
-        self._note(checkpoint)
+        self._record.up_to(checkpoint.step, recorded_sha256(checkpoint))
         self.write()
         self._run.text(self._record.to_json(), RECORD_NAME)
-
-    def _note(self, checkpoint: Checkpoint) -> None:
-        self._record.step, self._record.sha256 = checkpoint.step, recorded_sha256(checkpoint)
 
 
 def sitting_on(device: torch.device, precision: str, *, processes: int = 1, from_step: int = 0) -> Sitting:

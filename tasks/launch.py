@@ -8,7 +8,7 @@ however it does, the system ends them.
 import json
 import os
 import signal
-import subprocess
+import subprocess  # nosec B404 # programs of ours are started, each without a shell
 import sys
 import tempfile
 import time
@@ -107,7 +107,7 @@ def _running(folder: Path, request: TrainingRequest) -> Iterator[list[Process]]:
             }
             environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
             ranks.append(
-                subprocess.Popen(
+                subprocess.Popen(  # nosec B603 # this Python, and a module of ours; no shell
                     [
                         sys.executable,
                         "-m",

@@ -96,7 +96,7 @@ def sample_documents(dataset: Dataset, split: Split, count: int, seed: int) -> I
     """Documents of a split drawn by chance, the same for the same seed."""
     path = dataset.path / "documents.parquet"
     of_split = np.flatnonzero(document_columns(path, ["split"])["split"] == (split == "val"))
-    chosen = random.Random(seed).sample(range(len(of_split)), min(count, len(of_split)))
+    chosen = random.Random(seed).sample(range(len(of_split)), min(count, len(of_split)))  # nosec B311 # a sample of documents that is the same for the same seed
     tokenizer = load_tokenizer(dataset.tokenizer_json())
     for row in pick_document_rows(path, of_split[sorted(chosen)].tolist()):
         yield _origin(dataset, tokenizer, row)

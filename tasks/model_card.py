@@ -54,7 +54,7 @@ def model_card(
 @functools.cache
 def _template() -> jinja2.Template:
     text = (Path(__file__).parent / "templates" / "model_card.md").read_text(encoding="utf-8")
-    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)  # nosec B701 # makes Markdown, where HTML's escapes would be read as text
     # Markdown, not HTML: nothing is escaped but what goes into YAML, as JSON, which is YAML.
     environment.filters["quoted"] = lambda value: json.dumps(value, ensure_ascii=False)
     return environment.from_string(text)

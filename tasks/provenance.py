@@ -3,7 +3,7 @@
 import functools
 import os
 import platform
-import subprocess
+import subprocess  # nosec B404 # programs of ours are started, each without a shell
 from dataclasses import dataclass
 from importlib.metadata import distributions, version
 from pathlib import Path
@@ -101,7 +101,7 @@ def _commit(root: Path) -> tuple[str, bool | None]:
 def _git(root: Path, *arguments: str) -> str:
     """What git answers about a checkout, whatever its variables say of another, and without its lock."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    return subprocess.run(
+    return subprocess.run(  # nosec B603 B607 # git as the person has it on PATH; arguments are ours; no shell
         ["git", "-C", str(root), *arguments],
         env=environment | {"GIT_OPTIONAL_LOCKS": "0"},
         stdin=subprocess.DEVNULL,

@@ -12,7 +12,13 @@ from model.config import Recipe, recipe_from_dict
 from model.device import choose_device
 from model.evaluation import estimate_loss
 from model.training import StepReport, Training
-from storage.checkpoints import list_checkpoints, save_checkpoint, verified_sha256
+from storage.checkpoints import (
+    latest_checkpoint,
+    list_checkpoints,
+    recorded_sha256,
+    save_checkpoint,
+    verified_sha256,
+)
 from storage.datasets import Dataset
 from storage.errors import CheckpointError
 from storage.run_records import RECORD_NAME, ExactLoss, RecordedDataset, RunRecord, Sitting, read_record
@@ -33,16 +39,26 @@ def find_record(reference: str, workspace: Workspace) -> RunRecord:
     a run.json. Raises CheckpointError if there is none."""
     if Path(reference).is_file():
         return RunRecord.from_json(Path(reference).read_text(encoding="utf-8"), reference)
-    if record := read_record(workspace.checkpoints / reference) or _told_record(reference, workspace):
+    if record := _record_of(reference, workspace):
         return record
     run_id = find_model(reference, workspace).run_id
-    record = run_id and (read_record(workspace.checkpoints / run_id) or _told_record(run_id, workspace))
+    record = run_id and _record_of(run_id, workspace)
     if not record:
         raise CheckpointError(
             f"{reference}: has no {RECORD_NAME}, so that what it was trained by is not known; only runs that were trained here, "
             "by this version or a later one, can be repeated"
         )
     return record
+
+
+def _record_of(run_id: str, workspace: Workspace) -> RunRecord | None:
+    """The record beside the run's checkpoints; of a run that was killed while it saved, as its last checkpoint has it."""
+    folder = workspace.checkpoints / run_id
+    if record := read_record(folder):
+        last = latest_checkpoint(folder)
+        record.up_to(last.step, recorded_sha256(last))
+        return record
+    return _told_record(run_id, workspace)
 
 
 def _told_record(run_id: str, workspace: Workspace) -> RunRecord | None:

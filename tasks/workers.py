@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import signal
-import subprocess
+import subprocess  # nosec B404 # programs of ours are started, each without a shell
 import sys
 import threading
 import traceback
@@ -238,7 +238,7 @@ class _Worker:
     def __init__(self) -> None:
         self._connection, theirs = Pipe()
         self.resident_bytes = 0
-        self.process = subprocess.Popen(
+        self.process = subprocess.Popen(  # nosec B603 # this Python, and code of ours; no shell
             [sys.executable, "-c", _SERVE, str(theirs.fileno())],
             stdin=subprocess.PIPE,
             pass_fds=[theirs.fileno()],

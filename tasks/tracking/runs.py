@@ -19,6 +19,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from storage.checkpoints import Checkpoint, checkpoint_name
 from storage.datasets import Dataset
 from storage.files import link_or_copy
+from storage.network import shown
 from tasks.engine import ROOT_FLOW_RUN
 from tasks.tracking.store import Store, local_path
 
@@ -65,7 +66,7 @@ class Tracker(Store):
 
     def run_url(self, run_id: str) -> str:
         """The page of a run: on the tracking server, or where `brickroad up` will show this workspace."""
-        server = self.uri if self.uri.startswith("http") else DEFAULT_MLFLOW_UI
+        server = shown(self.uri) if self.uri.startswith("http") else DEFAULT_MLFLOW_UI
         return f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}"
 
 
@@ -112,7 +113,8 @@ class RunLog:
         except MlflowException as error:
             if not self._failing:
                 print(
-                    f"MLflow at {self.store.uri} does not take metrics ({error}); going on", file=sys.stderr
+                    f"MLflow at {shown(self.store.uri)} does not take metrics ({error}); going on",
+                    file=sys.stderr,
                 )
             self._failing = True
         self._flushed = time.monotonic()
