@@ -7,7 +7,7 @@ from storage.checkpoints import list_checkpoints, read_checkpoint
 from storage.errors import CheckpointError
 from storage.workspace import Workspace
 from tasks.engine import road_task
-from tasks.evaluation import Evaluation
+from tasks.evaluation import Evaluation, evaluate_checkpoint
 from tasks.gate import Champion, judge
 from tasks.loading import best_of
 from tasks.tracking import ModelRegistry, RunLog, VersionFacts
@@ -93,13 +93,13 @@ def _as_champion(facts: VersionFacts, registry: ModelRegistry) -> Champion:
 
 
 def promote(reference: str, workspace: Workspace) -> ModelVersion:
-    """Makes a registered version champion by hand, whatever the gate said. Raises CheckpointError if there is no such version."""
+    """Makes a version champion by hand, whatever the gate said. A model that is none yet, of a run or a checkpoint folder, is
+    registered first, with what the gate says of it.
+
+    Raises CheckpointError if there is no such version or model, or if that has no run.
+    """
     registry = ModelRegistry(workspace)
-    version = registry.version(reference)
-    if version is None:
-        raise CheckpointError(
-            f"{reference}: no such version in the registry; give name/version, as in {MODEL_NAME}/3"
-        )
+    version = registry.version(reference) or _newly_registered(reference, registry, workspace)
     before = registry.champion(version.name)
     if before is None or before.version == version.version:
         reason = "promoted by hand"
@@ -108,6 +108,25 @@ def promote(reference: str, workspace: Workspace) -> ModelVersion:
         registry.tag_version(version, CHAMPION_BEFORE, before.version)
     registry.give_alias(version, "champion", reason)
     return ModelVersion(name=version.name, version=version.version, alias="champion", reason=reason)
+
+
+def _newly_registered(reference: str, registry: ModelRegistry, workspace: Workspace) -> VersionFacts:
+    """A version that was made of the model of a run or folder."""
+    is_here = Path(reference).is_dir() or (workspace.checkpoints / reference).is_dir()
+    if not is_here:
+        raise CheckpointError(
+            f"{reference}: no such version in the registry, nor run here; give name/version, as in {MODEL_NAME}/3, or a run id"
+        )
+    found = find_model(reference, workspace)
+    if found.run_id is None:
+        raise CheckpointError(
+            f"{reference}: has no run in MLflow, as a model has none that was imported or quantized; only one that was trained here can "
+            "be registered"
+        )
+    made = register(found, evaluate_checkpoint(found.path, None, workspace), workspace)
+    version = registry.version(f"{made.name}/{made.version}")
+    assert version is not None
+    return version
 
 
 def roll_back(workspace: Workspace) -> ModelVersion:
