@@ -44,6 +44,11 @@ def find_model(reference: str, workspace: Workspace) -> FoundModel:
             return _found(folder)
         if folder.is_dir() and (checkpoints := list_checkpoints(folder)):
             return _found(best_of(checkpoints).path)
+    if Path(reference).is_file():
+        raise CheckpointError(
+            f"{reference}: is a file, which was not opened: a pickle can run any code; give the folder of a checkpoint "
+            "(checkpoint.json and safetensors), or bring a model in by its folder: brickroad import-hf"
+        )
     is_version = "@" in reference or "/" in reference
     has_registry = workspace.mlflow.is_dir() or ModelRegistry.is_elsewhere()
     if is_version and has_registry and (found := ModelRegistry(workspace).version_folder(reference)):
