@@ -159,8 +159,8 @@ def test_a_schedule_builds_and_only_what_is_new_is_trained_on(
         "\n", ""
     )
 
-    # It is night: nothing was typed.
-    soon = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
+    # It is night: nothing was typed. Far enough ahead that a busy server has seen the schedule before its time has come.
+    soon = (datetime.now(UTC) + timedelta(seconds=90)).isoformat()
     once = {"schedule": {"interval": 86400, "anchor_date": soon}, "active": True}
     api.ask(f"deployments/{api.deployment('build-dataset')['id']}/schedules", [once])
     assert api.ended_run("build-dataset", 0)["auto_scheduled"]
