@@ -12,13 +12,14 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 from prefect.utilities.callables import get_call_parameters
 
+from flows.events import tell_of_dataset
 from storage.workspace import Workspace
 from tasks.artifacts import show_dataset
 from tasks.build import BuiltDataset, build_in_steps
 from tasks.corpora import CorpusConfig, locate_shards
 from tasks.dataset import count_parts, join, learn_tokenizer, leave_out, publish
 from tasks.encode import encode, encode_in_place
-from tasks.engine import can_heal, road_task
+from tasks.engine import HEALING, road_task
 from tasks.examine import examine
 from tasks.ingest import ingest
 from tasks.reuse import earlier_tokens
@@ -30,9 +31,7 @@ R = TypeVar("R")
 
 #: The steps of a build as Prefect shows them.
 _TASKS: dict[Callable[..., Any], Task[..., Any]] = {
-    locate_shards: road_task("locate shards", retries=2, retry_delay_seconds=5, retry_condition_fn=can_heal)(
-        locate_shards
-    ),
+    locate_shards: road_task("locate shards", **HEALING)(locate_shards),
     ingest: road_task("ingest shards")(ingest),
     examine: road_task("examine documents")(examine),
     leave_out: road_task("leave documents out")(leave_out),
@@ -69,6 +68,7 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
 
     built = build_in_steps(config, Workspace.at(workspace), _TaskSteps(), start_workers)
     show_dataset(built)
+    tell_of_dataset(built.dataset)
     return built
 
 

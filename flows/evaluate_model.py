@@ -5,6 +5,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.limits import gpu_slot
 from storage.workspace import Workspace
 from tasks.artifacts import show_evaluation
 from tasks.evaluation import Evaluation, evaluate_task
@@ -26,7 +27,8 @@ def evaluate_model(
     """
     place = Workspace.at(workspace)
     found = find_model(model, place)
-    evaluation = evaluate_task(found.path, dataset, place, questions)
+    with gpu_slot():
+        evaluation = evaluate_task(found.path, dataset, place, questions)
     if found.run_id:
         log_evaluation_task(evaluation, found, place)
     show_evaluation(evaluation)

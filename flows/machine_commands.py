@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -19,16 +20,30 @@ app = typer.Typer()
 def up(
     prefect_port: Annotated[int, typer.Option("--prefect-port", help="Port of the Prefect server.")] = 4200,
     mlflow_port: Annotated[int, typer.Option("--mlflow-port", help="Port of the MLflow pages.")] = 5000,
+    deployments: Annotated[
+        Path | None,
+        typer.Option(
+            "--deployments",
+            exists=True,
+            dir_okay=False,
+            help="What to deploy: a file like prefect.yaml, with corpora, recipes and times of yours.",
+        ),
+    ] = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
-    """Run the Prefect server, the MLflow pages, a worker and the deployments on this machine, until Ctrl-C."""
+    """Run the Prefect server, the MLflow pages, workers and the deployments on this machine, until Ctrl-C."""
     place = Workspace.at(workspace)
     prepare(place)
-    from flows.services import serve_until_stopped
+    from flows.services import DEPLOYMENT_FILE, serve_until_stopped
 
-    return serve_until_stopped(place, prefect_port=prefect_port, mlflow_port=mlflow_port)
+    return serve_until_stopped(
+        place,
+        deployments=(deployments or DEPLOYMENT_FILE).absolute(),
+        prefect_port=prefect_port,
+        mlflow_port=mlflow_port,
+    )
 
 
 @app.command()

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.limits import gpu_slot
 from model.quantization import QuantizationKind
 from storage.workspace import Workspace
 from tasks.artifacts import show_quantization
@@ -30,8 +31,9 @@ def quantize_model(
     """
     place = Workspace.at(workspace)
     found = find_model(model, place)
-    quantized = quantize_task(found, kind, place)
-    report = measure_quantized_task(found, quantized, dataset, place)
+    with gpu_slot():
+        quantized = quantize_task(found, kind, place)
+        report = measure_quantized_task(found, quantized, dataset, place)
     if found.run_id:
         log_quantization_task(report, found, place)
     show_quantization(report)

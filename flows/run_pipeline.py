@@ -6,13 +6,13 @@ from pathlib import Path
 from prefect import flow
 
 from flows.build_dataset import build_dataset
+from flows.limits import gpu_slot
+from flows.register_candidate import put_to_the_gate
 from flows.train_model import TrainedAndEvaluated, train_model
 from storage.workspace import Workspace
-from tasks.artifacts import show_version
 from tasks.build import BuiltDataset
 from tasks.corpora import CorpusConfig
-from tasks.registry import FoundModel, ModelVersion, register_task
-from tasks.tracking import Tracker
+from tasks.registry import FoundModel, ModelVersion
 from tasks.training_request import TrainingRequest
 
 
@@ -39,8 +39,8 @@ def run_pipeline(
     place = Workspace.at(workspace)
     built = build_dataset(config or CorpusConfig(), workspace=place.root)
     request = replace(request or TrainingRequest(), dataset=built.dataset.reference)
-    model = train_model(request, workspace=place.root)
-    found = FoundModel(path=model.trained.checkpoint, run_id=model.trained.run_id)
-    version = register_task(found, model.evaluation, place)
-    show_version(version, Tracker(place).run_url(model.trained.run_id))
+    with gpu_slot():
+        model = train_model(request, workspace=place.root)
+        found = FoundModel(path=model.trained.checkpoint, run_id=model.trained.run_id)
+        version = put_to_the_gate(found, model.evaluation, place)
     return PipelineResult(built=built, model=model, version=version)

@@ -1,5 +1,6 @@
 """What a person sees of a run in the Prefect UI: cards in Markdown. Nothing decides anything by them."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from prefect import get_run_logger
@@ -45,6 +46,19 @@ def show_dataset(built: "BuiltDataset") -> None:
         )
         + (f"\n## Quarantined\n| shard | reason |\n|---|---|\n{quarantined}" if quarantined else ""),
         f"Data set {dataset.reference}",
+    )
+
+
+def show_verified(found: Mapping[str, list[str]], rebuilt: bool) -> None:
+    """A card of a verification: each data set, and what is wrong with it."""
+    as_recorded = f"every byte as recorded{', and built again to the same bytes' if rebuilt else ''}"
+    rows = "".join(
+        f"| `{reference}` | {'<br>'.join(wrong) or as_recorded} |\n" for reference, wrong in found.items()
+    )
+    _card(
+        "verification",
+        f"# Verification\n\n| data set | |\n|---|---|\n{rows}",
+        f"Verified {len(found)} data sets",
     )
 
 

@@ -37,6 +37,15 @@ def can_heal(task: Any, run: Any, state: State[Any]) -> bool:
     return False
 
 
+#: Options of a task that is tried again where that can help. The waits differ, so that many do not come back at once.
+HEALING: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": [10, 60],
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": can_heal,
+}
+
+
 def run_links() -> dict[str, str]:
     """Tags for an MLflow run that lead back to the Prefect run it belongs to; none outside a flow run."""
     context = FlowRunContext.get()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from model.training import DivergedError, StepReport
 from storage.workspace import Workspace
-from tasks.engine import can_heal, road_task
+from tasks.engine import HEALING, road_task
 from tasks.interruption import BrokenOff, InterruptedByUser, StopRequests
 from tasks.launch import train_by_processes
 from tasks.session import Session
@@ -121,6 +121,4 @@ def _facts(session: Session) -> str:
     return f"loss {session.so_far.train_loss:.3f}, {session.throughput.tokens_per_second:,.0f} tokens/s"
 
 
-train_task = road_task("train", tags=["gpu"], retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)(
-    train
-)
+train_task = road_task("train", **HEALING)(train)
