@@ -8,6 +8,7 @@ from prefect import flow
 from flows.evaluate_model import evaluate_model
 from storage.workspace import Workspace
 from tasks.artifacts import show_training
+from tasks.at_work import leased
 from tasks.evaluation import Evaluation
 from tasks.tracking import Tracker
 from tasks.training import train_task
@@ -23,6 +24,7 @@ class TrainedAndEvaluated:
 
 
 @flow(name="train-model", flow_run_name="train {request.dataset}", persist_result=False)
+@leased
 def train_model(request: TrainingRequest, workspace: Path | None = None) -> TrainedAndEvaluated:
     """Data set to model.
 

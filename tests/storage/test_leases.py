@@ -67,7 +67,9 @@ def test_a_lease_that_is_released_stays_until_somebody_has_seen_to_it(tmp_path: 
     assert is_alive(tmp_path, held.lease.id) is None
 
 
-def test_the_lease_of_another_machine_is_left_alone_and_that_of_an_earlier_start_is_not(tmp_path: Path) -> None:
+def test_the_lease_of_another_machine_is_left_alone_and_that_of_an_earlier_start_is_not(
+    tmp_path: Path,
+) -> None:
     held = take_lease(tmp_path, "work", {})
     held.release()
     path = tmp_path / f"{held.lease.id}.json"
@@ -86,7 +88,9 @@ def test_what_is_no_lease_is_named(tmp_path: Path) -> None:
         leases(tmp_path)
 
 
-def test_a_lease_that_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lease_that_cannot_be_written_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
