@@ -41,6 +41,9 @@ def serve_until_stopped(workspace: Workspace, *, prefect_port: int, mlflow_port:
                 deploy = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENT_FILE)]
                 services.run(deploy)
             services.start("worker", ["prefect", "worker", "start", "--pool", POOL, "--type", "process"])
+            services.start(
+                "sweeper", ["brickroad", "sweep", "--every", "30", "--workspace", str(workspace.root)]
+            )
         write_json(workspace.services_file, {"prefect_api_url": api, "mlflow_url": mlflow})
         try:
             table(
