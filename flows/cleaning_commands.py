@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.console import command, say, table
+from flows.console import command, say, size, table
+from flows.environment import prepare
 from flows.options import DebugOption, JsonOption, WorkspaceOption
 from flows.prefect_server import prefect_ready
 from storage.workspace import Workspace
@@ -41,6 +42,43 @@ def sweep(
     swept = close_what_is_left(place)
     _show(swept)
     return asdict(swept)
+
+
+@app.command(
+    epilog="Examples:  brickroad collect-garbage --dry-run   ·   brickroad collect-garbage --keep-last 2"
+)
+@command
+def collect_garbage(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+    keep_last: Annotated[
+        int, typer.Option("--keep-last", min=1, help="So many last checkpoints of each run stay.")
+    ] = 1,
+    keep_best: Annotated[
+        int, typer.Option("--keep-best", min=1, help="So many of the lowest val loss stay, too.")
+    ] = 1,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Remove what nothing needs: checkpoints, data sets, text, remains. What a run, version or name refers to stays."""
+    place = Workspace.at(workspace) if dry_run else prefect_ready(workspace, debug)
+    prepare(place)
+    from flows.collect_garbage import collect_garbage as collect
+    from tasks.garbage import Keeping, look_for_garbage
+
+    if dry_run:
+        garbage = look_for_garbage(place, Keeping(last=keep_last, best=keep_best))
+    else:
+        garbage = collect(keep_last, keep_best, workspace=place.root)
+    rows = {pile.kind: f"{pile.items:,}, {size(pile.freed_bytes)}" for pile in garbage.piles if pile.items}
+    title = "Would go" if dry_run else "Gone"
+    table(
+        title,
+        rows
+        | {"disk freed": size(garbage.freed_bytes)}
+        | ({"left": "; ".join(garbage.left)} if garbage.left else {}),
+    )
+    return asdict(garbage) | {"freed_bytes": garbage.freed_bytes, "dry_run": dry_run}
 
 
 def _sweep_once(place: Workspace) -> None:
