@@ -15,6 +15,7 @@ from prefect.utilities.callables import get_call_parameters
 from flows.events import tell_of_dataset
 from storage.workspace import Workspace
 from tasks.artifacts import show_dataset
+from tasks.at_work import leased
 from tasks.build import BuiltDataset, build_in_steps
 from tasks.corpora import CorpusConfig, locate_shards
 from tasks.dataset import count_parts, join, learn_tokenizer, leave_out, publish
@@ -53,6 +54,7 @@ _PROGRESS: dict[Callable[..., Any], tuple[str, str]] = {
 
 
 @flow(name="build-dataset", flow_run_name="build {config.shown_corpus}", persist_result=False)
+@leased
 def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = None) -> BuiltDataset:
     """Corpus to token files.
 

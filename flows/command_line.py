@@ -10,7 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import dataset_commands, machine_commands, model_commands, remaking_commands, writing_commands
+from flows import (
+    cleaning_commands,
+    dataset_commands,
+    machine_commands,
+    model_commands,
+    remaking_commands,
+    writing_commands,
+)
 from flows.console import command, next_steps, table
 from flows.corpus_options import (
     CorpusArgument,
@@ -43,7 +50,7 @@ app = typer.Typer(
 )
 app.add_typer(dataset_commands.app, name="dataset")
 # Their commands stand beside those of this file, in this order: the life of a model, and then the machine.
-for module in (model_commands, writing_commands, remaking_commands, machine_commands):
+for module in (model_commands, writing_commands, remaking_commands, machine_commands, cleaning_commands):
     app.add_typer(module.app)
 
 

@@ -8,12 +8,14 @@ from prefect import flow
 from flows.limits import gpu_slot
 from storage.workspace import Workspace
 from tasks.artifacts import show_evaluation
+from tasks.at_work import leased
 from tasks.evaluation import Evaluation, evaluate_task
 from tasks.registry import find_model
 from tasks.report import log_evaluation_task
 
 
 @flow(name="evaluate-model", flow_run_name="evaluate {model}", persist_result=False)
+@leased
 def evaluate_model(
     model: str, dataset: str | None = None, questions: Sequence[Path] = (), workspace: Path | None = None
 ) -> Evaluation:

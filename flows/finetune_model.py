@@ -9,6 +9,7 @@ from flows.evaluate_model import evaluate_model
 from flows.limits import gpu_slot
 from storage.workspace import Workspace
 from tasks.artifacts import show_changes, show_training
+from tasks.at_work import leased
 from tasks.evaluation import Evaluation
 from tasks.fine_tuning import (
     Change,
@@ -41,6 +42,7 @@ class FineTunedModel:
 @flow(
     name="finetune-model", flow_run_name="finetune {request.fine_tuning.model}", persist_result=False
 )  # fmt: skip
+@leased
 def finetune_model(
     request: TrainingRequest, prompts: PromptsConfig | None = None, workspace: Path | None = None
 ) -> FineTunedModel:

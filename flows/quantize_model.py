@@ -8,6 +8,7 @@ from flows.limits import gpu_slot
 from model.quantization import QuantizationKind
 from storage.workspace import Workspace
 from tasks.artifacts import show_quantization
+from tasks.at_work import leased
 from tasks.quantization import (
     QuantizationReport,
     log_quantization_task,
@@ -18,6 +19,7 @@ from tasks.registry import find_model
 
 
 @flow(name="quantize-model", flow_run_name="quantize {model} to {kind}", persist_result=False)
+@leased
 def quantize_model(
     model: str, kind: QuantizationKind = "int8", dataset: str | None = None, workspace: Path | None = None
 ) -> QuantizationReport:

@@ -8,12 +8,14 @@ from flows.evaluate_model import evaluate_model
 from flows.limits import gpu_slot
 from storage.workspace import Workspace
 from tasks.artifacts import show_version
+from tasks.at_work import leased
 from tasks.evaluation import Evaluation
 from tasks.registry import FoundModel, ModelVersion, find_model, register_task
 from tasks.tracking import Tracker
 
 
 @flow(name="register-candidate", flow_run_name="register {model}", persist_result=False)
+@leased
 def register_candidate(model: str, workspace: Path | None = None) -> ModelVersion:
     """Trained model to a registered version, and why it is champion or not.
 

@@ -10,6 +10,7 @@ from flows.limits import gpu_slot
 from flows.register_candidate import put_to_the_gate
 from flows.train_model import TrainedAndEvaluated, train_model
 from storage.workspace import Workspace
+from tasks.at_work import leased
 from tasks.build import BuiltDataset
 from tasks.corpora import CorpusConfig
 from tasks.registry import FoundModel, ModelVersion
@@ -26,6 +27,7 @@ class PipelineResult:
 
 
 @flow(name="run-pipeline", flow_run_name="road from {config.shown_corpus}", persist_result=False)
+@leased
 def run_pipeline(
     config: CorpusConfig | None = None, request: TrainingRequest | None = None, workspace: Path | None = None
 ) -> PipelineResult:

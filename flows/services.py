@@ -57,6 +57,9 @@ def _serve(workspace: Workspace, deployments: Path, prefect_port: int, mlflow_po
             services.wait_for_end("set-up")
             if mlflow_uri:
                 services.wait_for("mlflow", f"{mlflow}/health")
+            services.start(
+                "sweeper", ["brickroad", "sweep", "--every", "30", "--workspace", str(workspace.root)]
+            )
         write_json(workspace.services_file, {"prefect_api_url": api, "mlflow_url": mlflow})
         try:
             table(

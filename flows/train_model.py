@@ -11,6 +11,7 @@ from flows.events import ModelTrained, tell
 from flows.limits import gpu_slot
 from storage.workspace import Workspace
 from tasks.artifacts import show_training
+from tasks.at_work import leased
 from tasks.evaluation import Evaluation
 from tasks.tracking import Tracker
 from tasks.trained_before import find_trained
@@ -27,6 +28,7 @@ class TrainedAndEvaluated:
 
 
 @flow(name="train-model", flow_run_name="train {request.dataset}", persist_result=False)
+@leased
 def train_model(
     request: TrainingRequest, unless_trained: bool = False, workspace: Path | None = None
 ) -> "TrainedAndEvaluated | State[None]":

@@ -9,6 +9,7 @@ from storage.datasets import Dataset, find_dataset, list_datasets
 from storage.errors import DatasetError, StorageError
 from storage.workspace import Workspace
 from tasks.artifacts import show_verified
+from tasks.at_work import leased
 from tasks.engine import HEALING, road_task
 from tasks.verify import verify
 
@@ -16,6 +17,7 @@ _verify_task = road_task("check every byte", task_run_name="check {dataset.refer
 
 
 @flow(name="verify-dataset", flow_run_name="verify data sets", persist_result=False)
+@leased
 def verify_dataset(
     reference: str | None = None, rebuild: bool = True, workspace: Path | None = None
 ) -> dict[str, list[str]]:

@@ -69,6 +69,11 @@ class Workspace:
         return self.root / "prefect"
 
     @property
+    def leases(self) -> Path:
+        """Who is at work here: a locked file a process."""
+        return self.root / "leases"
+
+    @property
     def chat_history(self) -> Path:
         """What was typed in `brickroad chat`, a line each."""
         return self.root / "chat-history"

@@ -44,7 +44,10 @@ def finish(session: Session, stop: StopRequests, watcher: Watcher) -> TrainedMod
     except BaseException:
         session.run.end("FAILED")
         raise
-    session.run.end("FINISHED")
+    else:
+        session.run.end("FINISHED")
+    finally:
+        session.close()
     return trained
 
 

@@ -70,6 +70,15 @@ class Tracker(Store):
         )
         return [run.info.run_id for run in found]
 
+    def killed_runs(self, dataset_digest: str) -> list[str]:
+        """Ids of the runs on a data set that were stopped or died on their way, the latest first."""
+        found = self.client.search_runs(
+            [self.experiment_id],
+            filter_string=f"attributes.status = 'KILLED' AND dataset.digest = '{dataset_digest}'",
+            order_by=["attributes.start_time DESC"],
+        )
+        return [run.info.run_id for run in found]
+
     def run_url(self, run_id: str) -> str:
         """The page of a run: on the tracking server, or where `brickroad up` will show this workspace."""
         server = self.uri if self.uri.startswith("http") else DEFAULT_MLFLOW_UI
