@@ -1,5 +1,6 @@
 """What MLflow knows of trainings and registered versions. Read without MLflow: from its database, or by its API."""
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,7 +79,7 @@ class TrackingDatabase:
             f"SELECT runs.* {ours} ORDER BY start_time DESC LIMIT {MOST_RUNS}", [EXPERIMENT]
         )
         numbers = self._by_run(
-            f"SELECT run_uuid, key, value, step, timestamp FROM latest_metrics WHERE run_uuid IN ({newest})"
+            f"SELECT run_uuid, key, iif(is_nan, 'nan', value) AS value, step, timestamp FROM latest_metrics WHERE run_uuid IN ({newest})"
         )
         words = self._by_run(
             "SELECT run_uuid, key, value FROM params WHERE key IN ('dataset', 'training.steps') "
@@ -199,7 +200,7 @@ def _training_run(
     params: Mapping[str, str],
     tags: Mapping[str, str],
 ) -> TrainingRun:
-    numbers = {key: float(metrics[key]["value"]) for key in _KEYS if key in metrics}
+    numbers = {key: _finite(metrics[key]["value"]) for key in _KEYS if key in metrics}
     began = float(row["start_time"]) / 1000
     ended = float(row["end_time"]) / 1000 if row.get("end_time") else None
     signs = [float(one["timestamp"]) / 1000 for one in metrics.values()]
@@ -216,20 +217,20 @@ def _training_run(
         step=int(metrics["train_loss"].get("step", 0)) if "train_loss" in metrics else 0,
         steps=int(steps) if steps and steps.isdigit() else None,
         train_loss=numbers.get("train_loss"),
-        val_loss=numbers.get("val_loss_exact", numbers.get("val_loss")),
+        val_loss=numbers.get("val_loss_exact") or numbers.get("val_loss"),
         val_bits_per_byte=numbers.get("val_bits_per_byte"),
         tokens_per_second=numbers.get("tokens_per_second"),
         prefect_url=tags.get(_URL_TAG),
     )
 
 
-def _version(row: Mapping[str, Any], aliases: list[str], tags: Mapping[str, str]) -> RegisteredVersion:
-    def number(key: str) -> float | None:
-        try:
-            return float(tags[key])
-        except (KeyError, ValueError):
-            return None
+def _finite(value: Any) -> float | None:
+    """A number, or None for one that is none: JSON has no word for it."""
+    number = float(value)
+    return number if math.isfinite(number) else None
 
+
+def _version(row: Mapping[str, Any], aliases: list[str], tags: Mapping[str, str]) -> RegisteredVersion:
     return RegisteredVersion(
         name=row["name"],
         version=int(row["version"]),
@@ -237,8 +238,8 @@ def _version(row: Mapping[str, Any], aliases: list[str], tags: Mapping[str, str]
         reason=(row.get("description") or "").split("\n")[0],
         made_at=float(row["creation_time"]) / 1000,
         run_id=row.get("run_id") or "",
-        val_loss=number("val_loss"),
-        val_bits_per_byte=number("val_bits_per_byte"),
+        val_loss=_finite(tags.get("val_loss", "nan")),
+        val_bits_per_byte=_finite(tags.get("val_bits_per_byte", "nan")),
     )
 
 
