@@ -62,7 +62,9 @@ def building(shards: str, limit_shards: int | None) -> tuple[Work, Work]:
     config = CorpusConfig(corpus=shards, name="bench", limit_shards=limit_shards)
 
     def plain(folder: Path) -> Any:
-        return build_in_steps(config, Workspace.at(folder), PlainSteps(), lambda: Workers(chosen_workers(None)))
+        return build_in_steps(
+            config, Workspace.at(folder), PlainSteps(), lambda: Workers(chosen_workers(None))
+        )
 
     return plain, lambda folder: build_dataset(config, workspace=folder)
 
@@ -126,8 +128,12 @@ def cpu_seconds() -> float:
     """CPU seconds of this process, of the children that ended, and of those that run, such as the server."""
     own = os.times()
     running = [child.cpu_times() for child in psutil.Process().children(recursive=True)]
-    return own.user + own.system + own.children_user + own.children_system + sum(
-        times.user + times.system for times in running
+    return (
+        own.user
+        + own.system
+        + own.children_user
+        + own.children_system
+        + sum(times.user + times.system for times in running)
     )
 
 

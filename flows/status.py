@@ -22,7 +22,9 @@ _WIDTH = 80
 def show_overview(overview: Overview, at: str) -> None:
     """All sections; one that has nothing is left out, and what is unknown says why. `at` goes behind suggested commands."""
     free = f"{size(overview.free_bytes)} free"
-    words.print(f"[bold]brickroad[/bold] [dim]{escape(str(overview.workspace))} · {free}[/dim]", soft_wrap=True)
+    words.print(
+        f"[bold]brickroad[/bold] [dim]{escape(str(overview.workspace))} · {free}[/dim]", soft_wrap=True
+    )
     for what, why in overview.unknown.items():
         words.print(f"[yellow]{what} is unknown:[/yellow] {escape(why)}", soft_wrap=True)
     if not (overview.datasets or overview.runs or overview.on_their_way):
@@ -44,7 +46,9 @@ def show_overview(overview: Overview, at: str) -> None:
     _section(header, runs, "up", total=overview.runs_total)
     versions = _versions_first(overview.versions)
     header = ["Models", "alias", "val", "bits/byte", "made"]
-    _section(header, [_version(overview, one) for one in versions], "", notes=[one.reason for one in versions])
+    _section(
+        header, [_version(overview, one) for one in versions], "", notes=[one.reason for one in versions]
+    )
     _disk(overview)
     _failures(overview)
     up = [f"{one.name} {one.address}" for one in overview.services if one.answers]
@@ -124,7 +128,7 @@ def _training(overview: Overview, run: TrainingRun) -> list[str]:
 
 def _versions_first(versions: Sequence[RegisteredVersion]) -> list[RegisteredVersion]:
     """The champion, then the newest others."""
-    champions = [one for one in versions if "champion" in one.aliases]
+    champions = [one for one in versions if one.is_champion]
     others = [one for one in versions if one not in champions]
     return [*champions, *others][:_MOST_VERSIONS]
 
@@ -132,7 +136,7 @@ def _versions_first(versions: Sequence[RegisteredVersion]) -> list[RegisteredVer
 def _version(overview: Overview, one: RegisteredVersion) -> list[str]:
     return [
         f"{one.name}/{one.version}",
-        f"[green]{', '.join(one.aliases)}[/green]" if "champion" in one.aliases else ", ".join(one.aliases),
+        f"[green]{', '.join(one.aliases)}[/green]" if one.is_champion else ", ".join(one.aliases),
         _loss(one.val_loss),
         _loss(one.val_bits_per_byte),
         _ago(one.made_at, overview),

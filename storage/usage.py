@@ -58,7 +58,7 @@ def _use(
             break
         for entry in entries:
             try:
-                facts = os.lstat(os.path.join(place, entry))
+                facts = (Path(place) / entry).lstat()
             except FileNotFoundError:  # it was there a moment ago: something is at work
                 continue
             identity = (facts.st_dev, facts.st_ino)

@@ -51,6 +51,11 @@ class RegisteredVersion:
     val_loss: float | None
     val_bits_per_byte: float | None
 
+    @property
+    def is_champion(self) -> bool:
+        """Whether it is the one that is served."""
+        return "champion" in self.aliases
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrackedFacts:
@@ -74,7 +79,7 @@ class TrackingDatabase:
             "FROM runs JOIN experiments USING (experiment_id) "
             "WHERE experiments.name = ? AND runs.lifecycle_stage = 'active'"
         )
-        newest = f"SELECT run_uuid {ours} ORDER BY start_time DESC LIMIT {MOST_RUNS}"  # noqa: S608  # our own words
+        newest = f"SELECT run_uuid {ours} ORDER BY start_time DESC LIMIT {MOST_RUNS}"  # our own words
         rows = self._database.rows(
             f"SELECT runs.* {ours} ORDER BY start_time DESC LIMIT {MOST_RUNS}", [EXPERIMENT]
         )
@@ -150,9 +155,9 @@ class TrackingServer:
 
     def facts(self, model_name: str) -> TrackedFacts:
         """The newest runs, and the versions of a model."""
-        experiment = self._api.ask(
-            f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={EXPERIMENT}"
-        )["experiment"]
+        experiment = self._api.ask(f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={EXPERIMENT}")[
+            "experiment"
+        ]
         body = {"experiment_ids": [experiment["experiment_id"]], "max_results": 1000}
         found = self._api.ask("/api/2.0/mlflow/runs/search", body | {"order_by": ["start_time DESC"]})
         runs = [_training_run(*_parts(run)) for run in found.get("runs", [])]
@@ -248,5 +253,3 @@ def _thinned(points: Iterable[tuple[int, float]]) -> Curve:
     known = list(points)
     stride = -(-len(known) // MOST_POINTS) or 1
     return known[::-1][::stride][::-1]
-
-

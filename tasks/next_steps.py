@@ -41,7 +41,7 @@ def next_steps(
         saved = checkpoints[stopped.id].step
         command = f"train {shlex.quote(stopped.dataset)} --resume {stopped.id}"
         found.append(NextStep(command=command, why=f"it was stopped; step {saved:,} is saved"))
-    if champion := next((one for one in versions if "champion" in one.aliases), None):
+    if champion := next((one for one in versions if one.is_champion), None):
         found.append(NextStep(command=f'generate {champion.name}@champion --prompt "The "', why="it writes"))
     if not is_up:
         found.append(NextStep(command="up", why="the pages of Prefect and MLflow, and a worker"))

@@ -148,7 +148,9 @@ def tracking(workspace: Workspace, services: list[Service]) -> TrackingDatabase 
         return TrackingServer(Api(uri, login.strip(":") and login))
     if server := next((one for one in services if one.name == "MLflow" and one.answers), None):
         return TrackingServer(Api(server.address, login.strip(":") and login))
-    raise Unanswered(f"{urlsplit(uri).scheme}: only a server can read it; set MLFLOW_TRACKING_URI to the address of one")
+    raise Unanswered(
+        f"{urlsplit(uri).scheme}: only a server can read it; set MLFLOW_TRACKING_URI to the address of one"
+    )
 
 
 def _flow_runs(workspace: Workspace, services: list[Service]) -> FlowRuns:

@@ -47,7 +47,7 @@ def from_database(database: Database) -> FlowRuns:
             "SELECT run.id, run.name, flow.name AS flow, run.state_type, run.state_name, run.expected_start_time, "
             "run.start_time, run.state_timestamp, state.message FROM flow_run AS run "
             "JOIN flow ON flow.id = run.flow_id LEFT JOIN flow_run_state AS state ON state.id = run.state_id "
-            f"WHERE run.state_type IN ({marks}) AND {condition} ORDER BY {order} LIMIT {MOST_RUNS}",  # noqa: S608  # our own words
+            f"WHERE run.state_type IN ({marks}) AND {condition} ORDER BY {order} LIMIT {MOST_RUNS}",  # our own words
             states,
         )
         return [_flow_run(dict(row)) for row in found]
@@ -90,9 +90,7 @@ def from_api(api: Api) -> FlowRuns:
         resource = {"id": [f"prefect.flow-run.{run.id}"]}
         events = api.ask("/events/filter", {"filter": {"resource": resource, "order": "DESC"}, "limit": 1})
         artifacts = {"flow_run_id": {"any_": [run.id]}, "type": {"any_": ["progress"]}}
-        said = api.ask(
-            "/artifacts/filter", {"artifacts": artifacts, "sort": "UPDATED_DESC", "limit": 1}
-        )
+        said = api.ask("/artifacts/filter", {"artifacts": artifacts, "sort": "UPDATED_DESC", "limit": 1})
         at = events["events"][0]["occurred"] if events["events"] else None
         return _signed(run, at, said[0] if said else None)
 
