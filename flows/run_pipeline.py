@@ -42,5 +42,5 @@ def run_pipeline(
     model = train_model(request, workspace=place.root)
     found = FoundModel(path=model.trained.checkpoint, run_id=model.trained.run_id)
     version = register_task(found, model.evaluation, place)
-    show_version(version, Tracker(place).run_url(model.trained.run_id))
+    show_version(version, model.evaluation, Tracker(place).run_url(model.trained.run_id))
     return PipelineResult(built=built, model=model, version=version)

@@ -39,6 +39,6 @@ def train_model(request: TrainingRequest, workspace: Path | None = None) -> Trai
         request, place
     )  # called, not submitted: signals and cancels reach the main thread only
     assert trained is not None, "the first machine has the model"
-    show_training(trained, Tracker(place).run_url(trained.run_id))
     evaluation = evaluate_model(trained.run_id, workspace=place.root)
+    show_training(trained, evaluation, place, Tracker(place).run_url(trained.run_id))
     return TrainedAndEvaluated(trained=trained, evaluation=evaluation)

@@ -4,7 +4,6 @@ Neither Prefect nor MLflow is imported or started: files, databases and servers 
 had is `unknown`, with why; the rest is told all the same.
 """
 
-import json
 import os
 import time
 from dataclasses import dataclass
@@ -164,10 +163,7 @@ def _flow_runs(workspace: Workspace, services: list[Service]) -> FlowRuns:
 
 def _services(workspace: Workspace) -> list[Service]:
     """The servers that the environment names, else those of `brickroad up`."""
-    try:
-        known = json.loads(workspace.services_file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
-        known = {}
+    known = workspace.services()
     prefect = os.environ.get("PREFECT_API_URL") or known.get("prefect_api_url")
     mlflow = os.environ.get("MLFLOW_TRACKING_URI") or known.get("mlflow_url")
     addresses = {
