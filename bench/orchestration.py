@@ -72,22 +72,31 @@ def building(shards: str, limit_shards: int | None) -> tuple[Work, Work]:
 def training(dataset: str, preset: str, steps: int) -> tuple[Work, Work]:
     """A training with its evaluation: as plain functions, and as the flow."""
     from flows.train_model import train_model
+    from storage.datasets import read_dataset
     from tasks.evaluation import evaluate_checkpoint
     from tasks.registry import find_model
     from tasks.report import log_evaluation
     from tasks.training import train
     from tasks.training_request import TrainingRequest
 
-    request = TrainingRequest(dataset=dataset, preset=preset, settings={"training.steps": str(steps)})
+    lent = read_dataset(Path(dataset).absolute())
+    request = TrainingRequest(dataset=lent.reference, preset=preset, settings={"training.steps": str(steps)})
+
+    def lend(folder: Path) -> Workspace:
+        place = Workspace.at(folder)
+        there = place.datasets / lent.manifest.name
+        there.mkdir(parents=True)
+        (there / lent.manifest.digest).symlink_to(lent.path)
+        return place
 
     def plain(folder: Path) -> Any:
-        place = Workspace.at(folder)
+        place = lend(folder)
         trained = train(request, place)
         assert trained is not None
         found = find_model(trained.run_id, place)
         log_evaluation(evaluate_checkpoint(found.path, None, place), found, place)
 
-    return plain, lambda folder: train_model(request, workspace=folder)
+    return plain, lambda folder: train_model(request, workspace=lend(folder).root)
 
 
 def compared(works: tuple[Work, Work], repeats: int, folder: Path) -> dict[str, Any]:
