@@ -186,10 +186,9 @@ def _answers(evaluation: "Evaluation") -> str:
 def show_version(version: "ModelVersion", evaluation: "Evaluation", mlflow_url: str) -> None:
     """A card of what the gate made of a model: how it stands to the champion, and every reason, a line each."""
     reasons = "\n".join(f"* {reason}" for reason in version.reasons)
-    mark = "✅" if version.alias == "champion" else "⏸"
     _card(
         "gate",
-        f"""# {mark} {version.name} version {version.version} is {version.alias}
+        f"""# {version.name} version {version.version} is {version.alias}
 
 {_standing(version, evaluation)}
 ## Why
@@ -202,7 +201,8 @@ def show_version(version: "ModelVersion", evaluation: "Evaluation", mlflow_url: 
 """,
         f"{version.name} version {version.version}: {version.alias}",
     )
-    tag_run(version.alias, f"{version.name}/{version.version}")
+    name = evaluation.dataset.partition("@")[0]
+    tag_run(version.alias, f"{version.name}/{version.version}", f"dataset:{name}", evaluation.dataset)
 
 
 def _standing(version: "ModelVersion", evaluation: "Evaluation") -> str:

@@ -63,7 +63,8 @@ def loss_svg(train: Curve, val: Curve, levels: Sequence[Level] = (), frame: Fram
     for level in levels:
         _, y = place(0, level.value)
         parts.append(f'<path d="M{_LEFT} {y:.1f}h{across}" stroke="{_LINE}" stroke-dasharray="4 3"/>')
-        parts.append(text(frame.width - _RIGHT, y - 3, f"{level.name} {level.value:.3f}", "end"))
+        # On the left, where the curve is still far above it.
+        parts.append(text(_LEFT + 4, y - 3, f"{level.name} {level.value:.3f}", "start"))
     parts += [line(train, _TRAIN, 1.2), line(val, _VAL, 2)]
     if val:
         x, y = place(*val[-1])
