@@ -155,10 +155,11 @@ class TrackingServer:
 
     def facts(self, model_name: str) -> TrackedFacts:
         """The newest runs, and the versions of a model."""
-        experiment = self._api.ask(f"/api/2.0/mlflow/experiments/get-by-name?experiment_name={EXPERIMENT}")[
-            "experiment"
-        ]
-        body = {"experiment_ids": [experiment["experiment_id"]], "max_results": 1000}
+        ours = {"filter": f"name = '{EXPERIMENT}'", "max_results": 1}
+        experiments = self._api.ask("/api/2.0/mlflow/experiments/search", ours).get("experiments", [])
+        body = {"experiment_ids": [one["experiment_id"] for one in experiments], "max_results": 1000}
+        if not experiments:  # nothing was told to it yet
+            return TrackedFacts()
         found = self._api.ask("/api/2.0/mlflow/runs/search", body | {"order_by": ["start_time DESC"]})
         runs = [_training_run(*_parts(run)) for run in found.get("runs", [])]
         needed: dict[str, int] = {}

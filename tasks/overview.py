@@ -35,6 +35,8 @@ MODEL_NAME = "brickroad-gpt"  # as in tasks/registry.py, which imports MLflow
 MOST_DATASETS = 50
 #: A run on its way that was not heard of for so long may be dead: heartbeats come every half minute.
 SILENT_SECONDS = 600.0
+#: Another version of theirs may tell other things than ours reads; that must not hide all the rest.
+_UNKNOWN = (Unanswered, LookupError, TypeError, ValueError, AttributeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,13 +102,13 @@ def look_over(workspace: Workspace) -> Overview:
     services = _services(workspace)
     try:
         flow_runs = _flow_runs(workspace, services)
-    except Unanswered as error:
-        unknown["Prefect"], flow_runs = str(error), FlowRuns()
+    except _UNKNOWN as error:
+        unknown["Prefect"], flow_runs = _why(error), FlowRuns()
     checkpoints = newest_checkpoints(workspace.checkpoints)
     try:
         tracked = tracking(workspace, services).facts(MODEL_NAME)
-    except Unanswered as error:
-        unknown["MLflow"], tracked = str(error), _tracked_from(checkpoints)
+    except _UNKNOWN as error:
+        unknown["MLflow"], tracked = _why(error), _tracked_from(checkpoints)
     now, folders = time.time(), dataset_folders(workspace.datasets)
     datasets = _datasets(folders, tracked)
     return Overview(
@@ -133,6 +135,10 @@ def look_over(workspace: Workspace) -> Overview:
             free_bytes=free_bytes(workspace.root),
         ),
     )
+
+
+def _why(error: Exception) -> str:
+    return str(error) if isinstance(error, Unanswered) else f"it tells what is not understood ({error!r})"
 
 
 def tracking(workspace: Workspace, services: list[Service]) -> TrackingDatabase | TrackingServer:
