@@ -39,7 +39,7 @@ def show_overview(overview: Overview, at: str) -> None:
         "",
     )
     datasets = [_dataset(overview, one) for one in overview.datasets]
-    header = ["Data sets", "tokens", "size", "made", "trainings"]
+    header = ["Data sets", "tokens", "size", "older", "made", "trainings"]
     _section(header, datasets, "dataset list", total=overview.names_total)
     header = ["Trainings", "state", "step", "loss", "val", "tokens/s", "when"]
     runs = [_training(overview, run) for run in overview.runs]
@@ -47,7 +47,7 @@ def show_overview(overview: Overview, at: str) -> None:
     versions = _versions_first(overview.versions)
     header = ["Models", "alias", "val", "bits/byte", "made"]
     _section(
-        header, [_version(overview, one) for one in versions], "", notes=[one.reason for one in versions]
+        header, [_version(overview, one) for one in versions], "", notes=[one.reason for one in versions[:1]]
     )
     _disk(overview)
     _failures(overview)
@@ -100,13 +100,14 @@ def _on_its_way(overview: Overview, run: FlowRun) -> list[str]:
 
 def _dataset(overview: Overview, one: NamedDataset) -> list[str]:
     record = one.newest
-    name = escape(record.reference) + (f" [dim]+{one.earlier} older[/dim]" if one.earlier else "")
+    name, older = escape(record.reference), f"{one.earlier:,}" if one.earlier else ""
     if record.wrong:
-        return [name, "[yellow]unreadable[/yellow]", "", _ago(record.made_at, overview), ""]
+        return [name, "[yellow]unreadable[/yellow]", "", older, _ago(record.made_at, overview), ""]
     return [
         name,
         _count(record.train_tokens + record.val_tokens),
         size(record.bytes),
+        older,
         _ago(record.made_at, overview),
         f"{one.needed_by:,}" if one.needed_by else "[dim]none[/dim]",
     ]
