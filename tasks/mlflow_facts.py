@@ -164,7 +164,8 @@ class TrackingServer:
         runs = [_training_run(*_parts(run)) for run in found.get("runs", [])]
         needed: dict[str, int] = {}
         for run in runs:
-            needed[run.dataset] = needed.get(run.dataset, 0) + 1
+            if run.dataset:  # one that was not begun by us may have none
+                needed[run.dataset] = needed.get(run.dataset, 0) + 1
         chosen = quote(f"name='{model_name}'")
         versions = self._api.ask(f"/api/2.0/mlflow/model-versions/search?filter={chosen}&max_results=1000")
         return TrackedFacts(
