@@ -68,8 +68,9 @@ def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = N
         count = chosen_workers(config.workers, config.memory_budget_bytes)
         return Workers(count, memory_budget_bytes=config.memory_budget_bytes)
 
-    built = build_in_steps(config, Workspace.at(workspace), _TaskSteps(), start_workers)
-    show_dataset(built)
+    place = Workspace.at(workspace)
+    built = build_in_steps(config, place, _TaskSteps(), start_workers)
+    show_dataset(built, place)
     tell_of_dataset(built.dataset)
     return built
 

@@ -65,8 +65,8 @@ def finetune_model(
         before = exact_losses_task(plan.parent.checkpoint.path, [plan.dataset, *parents], place)
         trained = train_task(request, place)
         assert trained is not None, "one machine fine-tunes"
-        show_training(trained, Tracker(place).run_url(trained.run_id))
         evaluation = evaluate_model(trained.run_id, workspace=place.root)
+        show_training(trained, evaluation, place, Tracker(place).run_url(trained.run_id))
         after = exact_losses_task(trained.checkpoint, parents, place)
     own = Change(dataset=plan.dataset, before=before[plan.dataset].loss, after=evaluation.val_loss)
     forgetting = Change.of(parents, before, after)

@@ -10,6 +10,7 @@ import typer
 from flows.console import command, words
 from flows.environment import prepare
 from flows.options import DebugOption, JsonOption, WorkspaceOption
+from flows.summaries import at
 from storage.workspace import Workspace
 
 app = typer.Typer()
@@ -44,6 +45,32 @@ def up(
         prefect_port=prefect_port,
         mlflow_port=mlflow_port,
     )
+
+
+@app.command(
+    epilog="Examples:  brickroad status   ·   brickroad status --html overview.html   ·   brickroad status --json"
+)
+@command
+def status(
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write it as a page to this file.", show_default=False)
+    ] = None,
+    workspace: WorkspaceOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> Mapping[str, Any]:
+    """Show what is here: data sets, runs, models, disk, failures. It starts nothing, and answers at once."""
+    from flows.status import show_overview
+    from tasks.overview import look_over
+
+    overview = look_over(Workspace.at(workspace))
+    show_overview(overview, at(workspace))
+    if html:
+        from tasks.overview_page import write_overview_page
+
+        write_overview_page(overview, html)
+        words.print(f"Open in a browser: {html.absolute().as_uri()}", soft_wrap=True)
+    return asdict(overview)
 
 
 @app.command()

@@ -36,5 +36,5 @@ def put_to_the_gate(found: FoundModel, evaluation: Evaluation, place: Workspace)
     """Registers an evaluated model as what the gate lets it be, and shows why."""
     assert found.run_id is not None, "only a model with a run is registered"
     version = register_task(found, evaluation, place)
-    show_version(version, Tracker(place).run_url(found.run_id))
+    show_version(version, evaluation, Tracker(place).run_url(found.run_id))
     return version

@@ -50,7 +50,7 @@ def train_model(
         # Called, not submitted: signals and cancels reach the main thread only.
         trained = train_task(request, place)
         assert trained is not None, "the first machine has the model"
-        show_training(trained, Tracker(place).run_url(trained.run_id))
         evaluation = evaluate_model(trained.run_id, workspace=place.root)
+        show_training(trained, evaluation, place, Tracker(place).run_url(trained.run_id))
     tell(ModelTrained(run_id=trained.run_id, dataset=evaluation.dataset))
     return TrainedAndEvaluated(trained=trained, evaluation=evaluation)

@@ -1,5 +1,6 @@
 """Where everything lies: one folder, and one method for each kind of thing in it."""
 
+import json
 import os
 import re
 from contextlib import AbstractContextManager
@@ -82,6 +83,14 @@ class Workspace:
     def services_file(self) -> Path:
         """Addresses of the services that `brickroad up` is running on this workspace."""
         return self.root / "services.json"
+
+    def services(self) -> dict[str, str]:
+        """What `brickroad up` has written of the addresses of its services; nothing if it does not run."""
+        try:
+            written: dict[str, str] = json.loads(self.services_file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # a kill can cut off what was being written
+            return {}
+        return written
 
     def lock(self, name: str) -> AbstractContextManager[bool]:
         """The workspace's lock of that name, for one process at a time; yields whether it had to wait."""

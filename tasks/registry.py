@@ -8,7 +8,7 @@ from storage.errors import CheckpointError
 from storage.workspace import Workspace
 from tasks.engine import road_task
 from tasks.evaluation import Evaluation, evaluate_checkpoint
-from tasks.gate import Champion, judge
+from tasks.gate import Champion, Standing, Verdict, judge
 from tasks.loading import best_of
 from tasks.tracking import ModelRegistry, RunLog, VersionFacts
 
@@ -32,6 +32,8 @@ class ModelVersion:
     version: str
     alias: str
     reason: str
+    reasons: tuple[str, ...] = ()  # of the gate, a sentence each
+    standing: Standing | None = None
 
 
 def find_model(reference: str, workspace: Workspace) -> FoundModel:
@@ -86,7 +88,26 @@ def register(model: FoundModel, evaluation: Evaluation, workspace: Workspace) ->
         }
         | ({CHAMPION_BEFORE: champion.version} if champion and verdict.alias == "champion" else {}),
     )
-    return ModelVersion(name=MODEL_NAME, version=version, alias=verdict.alias, reason=reason)
+    return ModelVersion(
+        name=MODEL_NAME,
+        version=version,
+        alias=verdict.alias,
+        reason=reason,
+        reasons=tuple(verdict.reasons),
+        standing=_standing(champion, verdict),
+    )
+
+
+def _standing(champion: VersionFacts | None, verdict: Verdict) -> Standing | None:
+    if champion is None or verdict.comparison is None:
+        return None
+    found = verdict.comparison.difference
+    return Standing(
+        champion=champion.version,
+        champion_loss=verdict.comparison.first.loss,
+        difference=found.difference,
+        standard_error=found.standard_error,
+    )
 
 
 def _as_champion(facts: VersionFacts, registry: ModelRegistry) -> Champion:

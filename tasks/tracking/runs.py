@@ -80,8 +80,9 @@ class Tracker(Store):
         return [run.info.run_id for run in found]
 
     def run_url(self, run_id: str) -> str:
-        """The page of a run: on the tracking server, or where `brickroad up` will show this workspace."""
-        server = self.uri if self.uri.startswith("http") else DEFAULT_MLFLOW_UI
+        """The page of a run: on the tracking server, or where `brickroad up` shows this workspace, or will."""
+        shown_at = self.workspace.services().get("mlflow_url", DEFAULT_MLFLOW_UI)
+        server = self.uri if self.uri.startswith("http") else shown_at
         return f"{server.rstrip('/')}/#/experiments/{self.experiment_id}/runs/{run_id}"
 
 
