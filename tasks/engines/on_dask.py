@@ -63,7 +63,7 @@ class DaskCluster:
 
     def worker(self) -> "_Place":
         """A place for one call at a time."""
-        return _Place(self._client, str(self._workspace))
+        return _Place(self._client, str(self._workspace), is_local=self._address is None)
 
     def _local(self) -> Any:
         settings = {
@@ -119,8 +119,8 @@ class _Place:
 
     resident_bytes = 0  # the cluster's own affair
 
-    def __init__(self, client: Any, workspace: str) -> None:
-        self._client, self._workspace = client, workspace
+    def __init__(self, client: Any, workspace: str, *, is_local: bool) -> None:
+        self._client, self._workspace, self._is_local = client, workspace, is_local
         self._future: Any = None
         self.process_id: int | None = None
 
@@ -137,6 +137,8 @@ class _Place:
             raise WorkerEnded("the call was cancelled on the Dask cluster") from None
         finally:
             self._future = None
+        if self._is_local:
+            self.process_id = answer.process_id
         if answer.error is not None:
             raise answer.error
         return answer.result  # type: ignore[no-any-return]

@@ -73,7 +73,7 @@ class RayCluster:
 
     def worker(self) -> "_Place":
         """A place for one call at a time."""
-        return _Place(self._ray, self._answer, str(self._workspace))
+        return _Place(self._ray, self._answer, str(self._workspace), is_local=self._address is None)
 
     @contextlib.contextmanager
     def _local(self) -> Iterator[None]:
@@ -127,8 +127,8 @@ class _Place:
 
     resident_bytes = 0  # the cluster's own affair
 
-    def __init__(self, ray: Any, answer: Any, workspace: str) -> None:
-        self._ray, self._answer, self._workspace = ray, answer, workspace
+    def __init__(self, ray: Any, answer: Any, workspace: str, *, is_local: bool) -> None:
+        self._ray, self._answer, self._workspace, self._is_local = ray, answer, workspace, is_local
         self._asked: Any = None
         errors = ray.exceptions
         self._ended = (
@@ -150,6 +150,8 @@ class _Place:
             raise WorkerEnded(f"a Ray worker ended ({type(error).__name__})") from None
         finally:
             self._asked = None
+        if self._is_local:
+            self.process_id = answer.process_id
         if answer.error is not None:
             raise answer.error
         return answer.result  # type: ignore[no-any-return]
