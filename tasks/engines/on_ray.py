@@ -4,6 +4,8 @@ import contextlib
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -45,6 +47,17 @@ def _imported(*, is_local: bool) -> Any:
     return ray
 
 
+@contextlib.contextmanager
+def _own_signals() -> Iterator[None]:
+    """What SIGTERM means is ours to say: Ray takes it for itself when it begins, if it may."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
+
+
 class RayCluster:
     """`with RayCluster(address, count, workspace) as cluster`: a running one, or one of `count` processes here that ends with the body."""
 
@@ -55,7 +68,8 @@ class RayCluster:
     def __enter__(self) -> Self:
         self._ray = ray = _imported(is_local=self._address is None)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._connected() if self._address else self._local())
+            with _own_signals():
+                stack.enter_context(self._connected() if self._address else self._local())
             self._answer = ray.remote(max_retries=0, num_cpus=1)(answer_here)
             self._refuse_other()
             self.slots = int(ray.cluster_resources().get("CPU", 0))
