@@ -21,6 +21,8 @@ from flows import (
 from flows.console import command, next_steps, table
 from flows.corpus_options import (
     CorpusArgument,
+    EngineAddressOption,
+    EngineOption,
     LimitOption,
     NameOption,
     TolerateOption,
@@ -65,6 +67,8 @@ def run(
     tolerate_bad_shards: TolerateOption = 0,
     limit_shards: LimitOption = None,
     workers: WorkersOption = None,
+    engine: EngineOption = "threads",
+    engine_address: EngineAddressOption = None,
     preset: PresetOption = None,
     depth: DepthOption = None,
     settings: SetOption = None,
@@ -78,6 +82,7 @@ def run(
     place = prefect_ready(workspace, debug)
     from flows.run_pipeline import run_pipeline
     from tasks.corpora import CorpusConfig
+    from tasks.engines.start import EngineConfig
     from tasks.training_request import TrainingRequest
 
     config = CorpusConfig(
@@ -92,6 +97,7 @@ def run(
         config,
         TrainingRequest(preset=preset, depth=depth, settings=settings_by_key(settings), processes=processes),
         workspace=place.root,
+        engine=EngineConfig(engine=engine, address=engine_address),
     )
     dataset, model, version = result.built.dataset, result.model, result.version
     show_built(result.built)

@@ -13,6 +13,7 @@ from storage.workspace import Workspace
 from tasks.at_work import leased
 from tasks.build import BuiltDataset
 from tasks.corpora import CorpusConfig
+from tasks.engines.start import EngineConfig
 from tasks.registry import FoundModel, ModelVersion
 from tasks.training_request import TrainingRequest
 
@@ -29,7 +30,10 @@ class PipelineResult:
 @flow(name="run-pipeline", flow_run_name="road from {config.shown_corpus}", persist_result=False)
 @leased
 def run_pipeline(
-    config: CorpusConfig | None = None, request: TrainingRequest | None = None, workspace: Path | None = None
+    config: CorpusConfig | None = None,
+    request: TrainingRequest | None = None,
+    workspace: Path | None = None,
+    engine: EngineConfig | None = None,
 ) -> PipelineResult:
     """Corpus to registered GPT.
 
@@ -37,9 +41,10 @@ def run_pipeline(
         config: what to build from, and how; by default the documentation inside Python, which needs no network.
         request: how to train; its data set is the one that was built.
         workspace: the folder that holds everything; by default $BRICKROAD_WORKSPACE, else ./workspace.
+        engine: where shards are read and encoded: on this machine, or on a cluster of Dask or Ray, to the same bytes.
     """
     place = Workspace.at(workspace)
-    built = build_dataset(config or CorpusConfig(), workspace=place.root)
+    built = build_dataset(config or CorpusConfig(), workspace=place.root, engine=engine)
     request = replace(request or TrainingRequest(), dataset=built.dataset.reference)
     with gpu_slot():
         model = train_model(request, workspace=place.root)
