@@ -54,7 +54,9 @@ def load(s3: Any, bucket: str, objects: Path, listing: Path) -> None:
             continue
         with (objects / one["sha256"]).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != one["sha256"]:
-                raise ValueError(f"{file.name}: is damaged; restore an earlier backup, or this file from another copy")
+                raise ValueError(
+                    f"{file.name}: is damaged; restore an earlier backup, or this file from another copy"
+                )
         s3.upload_file(str(objects / one["sha256"]), bucket, one["key"])
     print(f"bucket {bucket}: {len(saved)} objects are back")
 

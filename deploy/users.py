@@ -37,7 +37,9 @@ def _ask(server: str, admin_password: str, method: str, action: str, body: dict[
         answer = error.read().decode(errors="replace")
         if "RESOURCE_ALREADY_EXISTS" in answer:
             return "RESOURCE_ALREADY_EXISTS"
-        raise RuntimeError(f"MLflow at {server} answers {error.code} ({answer.splitlines()[0][:200]})") from None
+        raise RuntimeError(
+            f"MLflow at {server} answers {error.code} ({answer.splitlines()[0][:200]})"
+        ) from None
     return None
 
 

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ from flows.processes import Processes
 DEPLOY = Path(__file__).parent.parent / "deploy"
 BIN = Path(sys.executable).parent
 BUCKET = "brickroad"
-_READY_SECONDS = 120.0
 
 
 def postgres_programs() -> Path:
@@ -92,7 +90,9 @@ class Postgres:
     def start(self) -> None:
         """Returns when it takes connections."""
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -k {self.folder} -c fsync=off"
-        self._run("pg_ctl", "start", "--wait", "--pgdata", self.folder / "data", "--log", self.log, "-o", options)
+        self._run(
+            "pg_ctl", "start", "--wait", "--pgdata", self.folder / "data", "--log", self.log, "-o", options
+        )
 
     def stop(self) -> None:
         """Breaks all connections off."""
@@ -211,8 +211,18 @@ class TeamStack:
             (
                 "mlflow",
                 [
-                    "mlflow", "server", "--app-name", "basic-auth", "--workers", "1",
-                    "--host", "127.0.0.1", "--port", mlflow_port, "--allowed-hosts", f"127.0.0.1:{mlflow_port}",
+                    "mlflow",
+                    "server",
+                    "--app-name",
+                    "basic-auth",
+                    "--workers",
+                    "1",
+                    "--host",
+                    "127.0.0.1",
+                    "--port",
+                    mlflow_port,
+                    "--allowed-hosts",
+                    f"127.0.0.1:{mlflow_port}",
                 ],  # fmt: skip
                 {
                     "PGPASSWORD": self.secrets.mlflow_database,
@@ -253,3 +263,18 @@ class TeamStack:
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr
+
+    def psql(self, database: str, statement: str) -> str:
+        """What a statement answers, asked by the superuser."""
+        return self._as_superuser(
+            "psql", "--no-psqlrc", "--tuples-only", "--command", statement, database
+        ).decode()
+
+    def dump(self, database: str) -> bytes:
+        """Everything in a database, as text."""
+        return self._as_superuser("pg_dump", database)
+
+    def _as_superuser(self, program: str, *arguments: str) -> bytes:
+        variables = {"PGUSER": "postgres", "PGPASSWORD": self.secrets.postgres}
+        command = [self.postgres.programs / program, *arguments]
+        return subprocess.run(command, env=self.operator | variables, check=True, capture_output=True).stdout
