@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -223,7 +222,7 @@ class TeamStack:
                     mlflow_port,
                     "--allowed-hosts",
                     f"127.0.0.1:{mlflow_port}",
-                ],  # fmt: skip
+                ],
                 {
                     "PGPASSWORD": self.secrets.mlflow_database,
                     "MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://mlflow@/mlflow",

@@ -78,7 +78,7 @@ def test_the_road_on_the_team_stack_its_troubles_and_its_backup(
         region_name="us-east-1",
     )
     keys = [one["Key"] for one in s3.list_objects_v2(Bucket=BUCKET)["Contents"]]
-    assert any(key.endswith("network.safetensors") or key.endswith(".safetensors") for key in keys), keys[:20]
+    assert any(key.endswith(("network.safetensors", ".safetensors")) for key in keys), keys[:20]
 
     elsewhere = tmp_path / "another-machine"
     writing = (
