@@ -1,14 +1,23 @@
 """MLflow as this workspace uses it: where it is, and our experiment in it."""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from storage.workspace import Workspace
 
 EXPERIMENT = "brickroad"
+_LONGEST_REASON = 240
+
+
+class TrackingError(ConnectionError):
+    """The store does not answer what must be answered at once. It may do so later: an OSError, as of any network."""
 
 
 class Store:
@@ -20,9 +29,25 @@ class Store:
         if not self.is_elsewhere():
             workspace.mlflow.mkdir(parents=True, exist_ok=True)
         # The first touch of a fresh database creates its tables; two processes at once leave it broken.
-        with workspace.lock("mlflow"):
+        with workspace.lock("mlflow"), self.answering():
             self.client = MlflowClient(tracking_uri=self.uri)
             self.experiment_id = self._experiment()
+
+    @property
+    def place(self) -> str:
+        """Its address for a person, without a password."""
+        return re.sub(r"//[^/@]*@", "//", self.uri)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Inside, a store that does not answer is a TrackingError of one line."""
+        try:
+            yield
+        except MlflowException as error:
+            raise TrackingError(
+                f"MLflow at {self.place} does not answer ({one_line(error)}); check that it runs, or unset MLFLOW_TRACKING_URI "
+                "to keep the record in the workspace"
+            ) from error
 
     @staticmethod
     def is_elsewhere() -> bool:
@@ -44,3 +69,10 @@ def local_path(artifact_location: str) -> Path | None:
     """The folder of an artifact location on this machine's disk, or None if it is elsewhere."""
     parsed = urlparse(artifact_location)
     return Path(unquote(parsed.path)) if parsed.scheme in ("", "file") else None
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, short, in one line, and without a password in an address."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    words = re.sub(r"//[^/@ ]*@", "//", words)
+    return words if len(words) <= _LONGEST_REASON else f"{words[:_LONGEST_REASON]}…"
