@@ -65,6 +65,11 @@ class Workspace:
         return self.root / "mlflow"
 
     @property
+    def journals(self) -> Path:
+        """What trainings tell the tracker, by run, until it has heard all of it: <run>.jsonl."""
+        return self.root / "journals"
+
+    @property
     def prefect(self) -> Path:
         """The orchestrator's database, when no other server is set."""
         return self.root / "prefect"

@@ -45,5 +45,5 @@ def _closed(lease: Lease, tracker: Tracker) -> list[str]:
         filter_string=f"tags.`{LEASE_TAG}` = '{lease.id}' AND attributes.status = 'RUNNING'",
     )
     for run in found:
-        tracker.client.set_terminated(run.info.run_id, "KILLED")
+        tracker.end_dead_run(run.info.run_id)  # after all that it had still to tell
     return [run.info.run_id for run in found]

@@ -30,7 +30,7 @@ from tasks.skipped import name_skipped
 from tasks.so_far import SoFar
 from tasks.throughput import Throughput
 from tasks.tokenizers import load_tokenizer
-from tasks.tracking import RunLog, SilentLog, Tracker
+from tasks.tracking import SilentLog, Tracker, TrainingLog
 from tasks.training_request import TrainedModel, TrainingRequest
 
 SAMPLE_TOKENS = 300
@@ -91,6 +91,7 @@ class Session:
             self._go_on_from(resumed)
         if tracker:
             self.run = self._resumed_run(run_id, tracker) if run_id else self._new_run(request, tracker)
+            tracker.ship_left_meanwhile()
         told_run_id: str = ranks.from_first(self.run.run_id if tracker else None)
         if not tracker:
             self.run = SilentLog(told_run_id)
@@ -170,7 +171,7 @@ class Session:
         self.throughput = Throughput(**checkpoint.facts.get("throughput", {}))
         self.is_owed_a_val_loss = checkpoint.facts["val_loss"] is None and self.is_due_a_val_loss
 
-    def _new_run(self, request: TrainingRequest, tracker: Tracker) -> RunLog:
+    def _new_run(self, request: TrainingRequest, tracker: Tracker) -> TrainingLog:
         depth = "" if request.depth is None else f"-{request.depth}"
         kind = "finetune" if request.fine_tuning else f"{request.chosen_preset}{depth}"
         name = f"{kind}-{self.dataset.manifest.name}"

@@ -41,8 +41,11 @@ def finish(session: Session, stop: StopRequests, watcher: Watcher) -> TrainedMod
     except DivergedError as error:
         session.run.end("FAILED")
         raise DivergedError(f"{error}; {session.kept.way_back()}") from error
-    except BaseException:
+    except Exception:
         session.run.end("FAILED")
+        raise
+    except BaseException:  # a second Ctrl-C, or Prefect's word for a cancelled run
+        session.run.end("KILLED")
         raise
     else:
         session.run.end("FINISHED")

@@ -136,7 +136,7 @@ def signal_at(moment: Moment, step: int, number: signal.Signals, patch: pytest.M
     """Has this process send itself a signal when a training comes to this moment of this step (from 1)."""
     owner: Any
     owner, name = {
-        "logging": (tracking.RunLog, "metrics"),
+        "logging": (tracking.TrainingLog, "metrics"),
         "second part of a step": (batches, "gather"),
         "update": (Optimizers, "step"),
         "evaluation": (session, "estimate_loss"),
