@@ -92,14 +92,22 @@ class Session:
         if tracker:
             self.run = self._resumed_run(run_id, tracker) if run_id else self._new_run(request, tracker)
             tracker.ship_left_meanwhile()
-        told_run_id: str = ranks.from_first(self.run.run_id if tracker else None)
-        if not tracker:
-            self.run = SilentLog(told_run_id)
-        self.kept = KeptCheckpoints(
-            workspace.checkpoints / told_run_id, self.run, keep_last=self.cadence.keep_last
-        )
-        if ranks.is_first:
-            self.kept.drop_partials()
+        try:
+            self.kept = self._kept_checkpoints(workspace)
+        except BaseException:
+            if tracker:
+                self.run.end("FAILED")
+            raise
+
+    def _kept_checkpoints(self, workspace: Workspace) -> KeptCheckpoints:
+        """Those of the first rank's run, which all hear of here."""
+        run_id: str = self.ranks.from_first(self.run.run_id if self.ranks.is_first else None)
+        if not self.ranks.is_first:
+            self.run = SilentLog(run_id)
+        kept = KeptCheckpoints(workspace.checkpoints / run_id, self.run, keep_last=self.cadence.keep_last)
+        if self.ranks.is_first:
+            kept.drop_partials()
+        return kept
 
     def close(self) -> None:
         """Nobody is at its run any more."""
@@ -111,7 +119,7 @@ class Session:
         assert self._lease, "whoever tells MLflow holds a lease"
         return dict(self._links) | {LEASE_TAG: self._lease.lease.id}
 
-    def _resumed_run(self, run_id: str, tracker: Tracker) -> RunLog:
+    def _resumed_run(self, run_id: str, tracker: Tracker) -> TrainingLog:
         """An earlier run, gone on with by one process at a time. ValueError if another one is at it."""
         with tracker.workspace.lock("runs"):
             if other := who_trains(run_id, tracker.workspace, tracker):

@@ -97,7 +97,7 @@ def test_the_road_on_the_team_stack_its_troubles_and_its_backup(
     line = refused(brickroad(stack, place, *road(tiny_corpus), PREFECT_API_AUTH_STRING="brickroad:stale"))
     assert "Prefect refuses the user or the password" in line
     line = refused(brickroad(stack, place, "promote", "brickroad-gpt/1", MLFLOW_TRACKING_PASSWORD="stale"))
-    assert "MLflow refuses the user or the password" in line
+    assert "refuses the user or the password; set MLFLOW_TRACKING_USERNAME" in line
 
     backups = tmp_path / "backups"
     stack.script("backup.sh", backups, BRICKROAD_WORKSPACE=str(place))
