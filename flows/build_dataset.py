@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -12,27 +13,28 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 from prefect.utilities.callables import get_call_parameters
 
+from flows.events import tell_of_dataset
 from storage.workspace import Workspace
 from tasks.artifacts import show_dataset
+from tasks.at_work import leased
 from tasks.build import BuiltDataset, build_in_steps
 from tasks.corpora import CorpusConfig, locate_shards
 from tasks.dataset import count_parts, join, learn_tokenizer, leave_out, publish
 from tasks.encode import encode, encode_in_place
-from tasks.engine import can_heal, road_task
+from tasks.engine import HEALING, road_task
+from tasks.engines.start import EngineConfig, started_workers
 from tasks.examine import examine
 from tasks.ingest import ingest
 from tasks.reuse import earlier_tokens
 from tasks.watch import Watch
-from tasks.workers import Workers, chosen_workers
+from tasks.workers import Workers
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 #: The steps of a build as Prefect shows them.
 _TASKS: dict[Callable[..., Any], Task[..., Any]] = {
-    locate_shards: road_task("locate shards", retries=2, retry_delay_seconds=5, retry_condition_fn=can_heal)(
-        locate_shards
-    ),
+    locate_shards: road_task("locate shards", **HEALING)(locate_shards),
     ingest: road_task("ingest shards")(ingest),
     examine: road_task("examine documents")(examine),
     leave_out: road_task("leave documents out")(leave_out),
@@ -54,21 +56,26 @@ _PROGRESS: dict[Callable[..., Any], tuple[str, str]] = {
 
 
 @flow(name="build-dataset", flow_run_name="build {config.shown_corpus}", persist_result=False)
-def build_dataset(config: CorpusConfig | None = None, workspace: Path | None = None) -> BuiltDataset:
+@leased
+def build_dataset(
+    config: CorpusConfig | None = None,
+    workspace: Path | None = None,
+    engine: EngineConfig | None = None,
+) -> BuiltDataset:
     """Corpus to token files.
 
     Args:
         config: what to build from, and how; by default the documentation inside Python, which needs no network.
         workspace: the folder that holds everything; by default $BRICKROAD_WORKSPACE, else ./workspace.
+        engine: where shards are read and encoded: on this machine, or on a cluster of Dask or Ray, to the same bytes.
     """
-    config = config or CorpusConfig()
-
-    def start_workers() -> Workers:
-        count = chosen_workers(config.workers, config.memory_budget_bytes)
-        return Workers(count, memory_budget_bytes=config.memory_budget_bytes)
-
-    built = build_in_steps(config, Workspace.at(workspace), _TaskSteps(), start_workers)
-    show_dataset(built)
+    config, place = config or CorpusConfig(), Workspace.at(workspace)
+    start_workers = partial(
+        started_workers, engine or EngineConfig(), place.root, config.workers, config.memory_budget_bytes
+    )
+    built = build_in_steps(config, place, _TaskSteps(), start_workers)
+    show_dataset(built, place)
+    tell_of_dataset(built.dataset)
     return built
 
 

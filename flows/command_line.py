@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import (
+    cleaning_commands,
     dataset_commands,
     machine_commands,
     model_commands,
@@ -21,6 +22,8 @@ from flows import (
 from flows.console import command, next_steps, table
 from flows.corpus_options import (
     CorpusArgument,
+    EngineAddressOption,
+    EngineOption,
     LimitOption,
     NameOption,
     TolerateOption,
@@ -50,7 +53,14 @@ app = typer.Typer(
 )
 app.add_typer(dataset_commands.app, name="dataset")
 # Their commands stand beside those of this file, in this order: the life of a model, and then the machine.
-for module in (model_commands, writing_commands, remaking_commands, proving_commands, machine_commands):
+for module in (
+    model_commands,
+    writing_commands,
+    remaking_commands,
+    proving_commands,
+    machine_commands,
+    cleaning_commands,
+):
     app.add_typer(module.app)
 
 
@@ -65,6 +75,8 @@ def run(
     tolerate_bad_shards: TolerateOption = 0,
     limit_shards: LimitOption = None,
     workers: WorkersOption = None,
+    engine: EngineOption = "threads",
+    engine_address: EngineAddressOption = None,
     preset: PresetOption = None,
     depth: DepthOption = None,
     settings: SetOption = None,
@@ -78,6 +90,7 @@ def run(
     place = prefect_ready(workspace, debug)
     from flows.run_pipeline import run_pipeline
     from tasks.corpora import CorpusConfig
+    from tasks.engines.start import EngineConfig
     from tasks.training_request import TrainingRequest
 
     config = CorpusConfig(
@@ -92,6 +105,7 @@ def run(
         config,
         TrainingRequest(preset=preset, depth=depth, settings=settings_by_key(settings), processes=processes),
         workspace=place.root,
+        engine=EngineConfig(engine=engine, address=engine_address),
     )
     dataset, model, version = result.built.dataset, result.model, result.version
     show_built(result.built)

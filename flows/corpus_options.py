@@ -141,6 +141,22 @@ WorkersOption = Annotated[
     int | None,
     typer.Option("--workers", help="Processes to work with. \\[default: one a CPU]", show_default=False),
 ]
+EngineOption = Annotated[
+    Literal["threads", "dask", "ray"],
+    typer.Option(
+        "--engine",
+        help="Where shards are read and encoded, to the same bytes: processes of this machine, or a cluster's.",
+    ),
+]
+EngineAddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--engine-address",
+        metavar="ADDRESS",
+        help="A running cluster, such as tcp://host:8786 or host:6379. \\[default: one is started here, and ended]",
+        show_default=False,
+    ),
+]
 BudgetOption = Annotated[
     str | None,
     typer.Option(

@@ -16,6 +16,8 @@ from flows.corpus_options import (
     CoverageOption,
     DecontaminateOption,
     DecontaminationWordsOption,
+    EngineAddressOption,
+    EngineOption,
     ExactDuplicatesOption,
     InvalidOption,
     LanguageOption,
@@ -112,6 +114,8 @@ def dataset_build(
     language: LanguageOption = None,
     decontaminate: DecontaminateOption = None,
     decontamination_words: DecontaminationWordsOption = 13,
+    engine: EngineOption = "threads",
+    engine_address: EngineAddressOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -120,6 +124,7 @@ def dataset_build(
     place = prefect_ready(workspace, debug)
     from flows.build_dataset import build_dataset
     from tasks.corpora import CorpusConfig
+    from tasks.engines.start import EngineConfig
     from tasks.quality import QualityConfig
 
     config = CorpusConfig(
@@ -146,7 +151,9 @@ def dataset_build(
             decontamination_words=decontamination_words,
         ),
     )
-    built = build_dataset(config, workspace=place.root)
+    built = build_dataset(
+        config, workspace=place.root, engine=EngineConfig(engine=engine, address=engine_address)
+    )
     show_built(built)
     next_steps(
         f"train {built.dataset.reference}{at(workspace)}",

@@ -35,6 +35,8 @@ SETTINGS = {
     # One record at a time is too slow for a burst of short tasks: the last ones of a run got lost.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    # In memory, as by default, a server that is killed forgets who holds a slot, and the slot is never free again.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # On the terminal, progress is our own bar and an error is one line; Prefect's log is on its pages.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "MLFLOW_LOGGING_LEVEL": "WARNING",

@@ -5,14 +5,17 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.limits import gpu_slot
 from storage.workspace import Workspace
 from tasks.artifacts import show_evaluation
+from tasks.at_work import leased
 from tasks.evaluation import Evaluation, evaluate_task
 from tasks.registry import find_model
 from tasks.report import log_evaluation_task
 
 
 @flow(name="evaluate-model", flow_run_name="evaluate {model}", persist_result=False)
+@leased
 def evaluate_model(
     model: str, dataset: str | None = None, questions: Sequence[Path] = (), workspace: Path | None = None
 ) -> Evaluation:
@@ -26,7 +29,8 @@ def evaluate_model(
     """
     place = Workspace.at(workspace)
     found = find_model(model, place)
-    evaluation = evaluate_task(found.path, dataset, place, questions)
+    with gpu_slot():
+        evaluation = evaluate_task(found.path, dataset, place, questions)
     if found.run_id:
         log_evaluation_task(evaluation, found, place)
     show_evaluation(evaluation)

@@ -6,8 +6,10 @@ from pathlib import Path
 from prefect import flow
 
 from flows.evaluate_model import evaluate_model
+from flows.limits import gpu_slot
 from storage.workspace import Workspace
 from tasks.artifacts import show_changes, show_training
+from tasks.at_work import leased
 from tasks.evaluation import Evaluation
 from tasks.fine_tuning import (
     Change,
@@ -40,6 +42,7 @@ class FineTunedModel:
 @flow(
     name="finetune-model", flow_run_name="finetune {request.fine_tuning.model}", persist_result=False
 )  # fmt: skip
+@leased
 def finetune_model(
     request: TrainingRequest, prompts: PromptsConfig | None = None, workspace: Path | None = None
 ) -> FineTunedModel:
@@ -58,12 +61,13 @@ def finetune_model(
         request = replace(request, dataset=made.reference)
     plan = plan_task(request, place)
     parents = [plan.parent_dataset] if plan.parent_dataset else []
-    before = exact_losses_task(plan.parent.checkpoint.path, [plan.dataset, *parents], place)
-    trained = train_task(request, place)
-    assert trained is not None, "one machine fine-tunes"
-    show_training(trained, Tracker(place).run_url(trained.run_id))
-    evaluation = evaluate_model(trained.run_id, workspace=place.root)
-    after = exact_losses_task(trained.checkpoint, parents, place)
+    with gpu_slot():
+        before = exact_losses_task(plan.parent.checkpoint.path, [plan.dataset, *parents], place)
+        trained = train_task(request, place)
+        assert trained is not None, "one machine fine-tunes"
+        evaluation = evaluate_model(trained.run_id, workspace=place.root)
+        show_training(trained, evaluation, place, Tracker(place).run_url(trained.run_id))
+        after = exact_losses_task(trained.checkpoint, parents, place)
     own = Change(dataset=plan.dataset, before=before[plan.dataset].loss, after=evaluation.val_loss)
     forgetting = Change.of(parents, before, after)
     log_changes_task(trained.run_id, own, forgetting, place)

@@ -218,11 +218,17 @@ def compare(
     } | asdict(difference)
 
 
-@app.command(epilog="Examples:  brickroad promote brickroad-gpt/3   ·   brickroad promote --back")
+@app.command(
+    epilog="Examples:  brickroad promote brickroad-gpt/3   ·   brickroad promote RUN_ID   ·   brickroad promote --back"
+)
 @command
 def promote(
     model: Annotated[
-        str | None, typer.Argument(help="The version to make champion: name/version.", show_default=False)
+        str | None,
+        typer.Argument(
+            help="What to make champion: name/version; a run id or checkpoint folder is registered first.",
+            show_default=False,
+        ),
     ] = None,
     back: Annotated[
         bool, typer.Option("--back", help="The version that was champion before this one.")
@@ -231,7 +237,7 @@ def promote(
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
-    """Make a registered version champion by hand, or go back to the one before."""
+    """Make a model champion by hand, or go back to the one before."""
     if (model is None) != back:
         raise typer.BadParameter("give either a version or --back")
     prepare(Workspace.at(workspace))

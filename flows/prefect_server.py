@@ -7,15 +7,20 @@ it to save and to report, which then waited for it for minutes; and a run that w
 import atexit
 import os
 import socket
+import urllib.error
+import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 
 from flows.console import say, waiting
 from flows.environment import prepare
 from flows.processes import Processes
+from storage.errors import NetworkError
+from storage.network import shown
 from storage.workspace import Workspace
 
 _LOOPBACK = "127.0.0.1"
+_READY_SECONDS = 20.0
 _LATER_UI = f"http://{_LOOPBACK}:4200"  # where `brickroad up` shows this run
 
 
@@ -24,7 +29,8 @@ def prefect_ready(workspace: Path | None, debug: bool) -> Workspace:
     place = Workspace.at(workspace)
     if debug:
         os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "DEBUG"
-    if prepare(place):
+    if address := prepare(place):
+        _refuse_unusable(address)
         return place
     say("[dim]No Prefect server is running: starting one for this run (brickroad up keeps one).[/dim]")
     address = f"http://{_LOOPBACK}:{_free_port()}/api"
@@ -41,6 +47,29 @@ def prefect_ready(workspace: Path | None, debug: bool) -> Workspace:
 
         processes.wait_for("prefect-server-of-a-run", f"{address}/health")
     return place
+
+
+def _refuse_unusable(address: str) -> None:
+    """Raises NetworkError if the server that runs cannot be used: its database is down, or the password is another."""
+    try:
+        urllib.request.urlopen(f"{address.rstrip('/')}/ready", timeout=_READY_SECONDS).close()  # nosec B310 # the address of the user's own server
+    except urllib.error.HTTPError as error:
+        reason = f"Prefect answers {error.code}, and its database does not; start that, then run this again"
+        raise NetworkError(shown(address), reason, True) from None
+    except OSError as error:
+        reason = f"Prefect does not say whether it is ready ({error}); look whether its database runs, then run this again"
+        raise NetworkError(shown(address), reason, True) from None
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import PrefectHTTPStatusError
+
+    try:
+        with get_client(sync_client=True) as client:
+            client.api_version()
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code not in (401, 403):
+            raise
+        reason = "Prefect refuses the user or the password; set PREFECT_API_AUTH_STRING to user:password"
+        raise NetworkError(shown(address), reason) from None
 
 
 def _server_command(address: str) -> list[str]:

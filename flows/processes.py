@@ -7,6 +7,7 @@ import subprocess  # nosec B404 # programs of ours are started, each without a s
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,6 +16,8 @@ from tasks.interruption import end_with_parent
 
 _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
+_WRONG_INPUT = 2  # the exit code
+_MOST_RESTARTS, _RESTARTS_WITHIN_SECONDS = 5, 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,8 +25,10 @@ class Service:
     """A process of ours, the leader of its own process group, and where it writes its log."""
 
     name: str
+    command: list[str]
     process: "subprocess.Popen[bytes]"
     log: Path
+    ends: bool  # by itself, when its work is done
 
 
 class Processes:
@@ -53,10 +58,14 @@ class Processes:
             service.process.wait()
         self._running = []
 
-    def start(self, name: str, command: list[str]) -> None:
+    def start(self, name: str, command: list[str], *, ends: bool = False) -> None:
         """Starts a program of this environment in a session of its own: Ctrl-C at the terminal does not reach it."""
+        (self.logs / f"{name}.log").unlink(missing_ok=True)
+        self._running.append(self._started(name, command, ends))
+
+    def _started(self, name: str, command: list[str], ends: bool) -> Service:
         log = self.logs / f"{name}.log"
-        with log.open("wb") as file:
+        with log.open("ab") as file:
             process = subprocess.Popen(  # nosec B603 # the command is ours; no shell
                 _program(command),
                 stdout=file,
@@ -65,42 +74,57 @@ class Processes:
                 start_new_session=True,
                 preexec_fn=end_with_parent,
             )
-        self._running.append(Service(name=name, process=process, log=log))
+        return Service(name=name, command=command, process=process, log=log, ends=ends)
 
-    def run(self, command: list[str]) -> None:
-        """Runs a program of this environment to its end. Raises RuntimeError with its last line if it fails."""
-        done = subprocess.run(  # nosec B603 # the command is ours; no shell
-            _program(command),
-            env=self._environment,
-            capture_output=True,
-            text=True,
-        )
-        (self.logs / "setup.log").open("a").write(done.stdout + done.stderr)
-        if done.returncode:
-            last = (done.stderr or done.stdout).strip().splitlines()[-1:]
-            raise RuntimeError(f"`{' '.join(command)}` failed: {' '.join(last)} (see {self.logs}/setup.log)")
+    def wait_for_end(self, name: str) -> None:
+        """Returns when a program that ends by itself has done its work. Raises as `wait_for` does if one fails."""
+        deadline = time.monotonic() + _START_SECONDS
+        service = next(service for service in self._running if service.name == name)
+        while service.process.poll() is None:
+            self._refuse_ended()
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"{name} did not end within {_START_SECONDS:.0f} s (see {service.log})")
+            time.sleep(0.05)
+        self._refuse_ended()
+        self._running.remove(service)
 
     def wait_for(self, name: str, url: str) -> None:
-        """Returns when a service answers. Raises RuntimeError if it ends or takes too long."""
+        """Returns when a service answers. Raises RuntimeError if one ends or it takes too long, ValueError for what only the
+        user can mend, which a program says by ending with 2.
+        """
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             self._refuse_ended()
             with contextlib.suppress(OSError), urllib.request.urlopen(url, timeout=2):  # nosec B310 # the address of a server that we started, on loopback
                 return
-            time.sleep(0.2)
+            time.sleep(0.1)
         raise RuntimeError(
             f"{name} did not answer at {url} within {_START_SECONDS:.0f} s (see {self.logs}/{name}.log)"
         )
 
-    def watch(self) -> None:
-        """Returns never but by an error: RuntimeError if a service ends by itself."""
+    def watch(self, ended: Callable[[str, int], None]) -> None:
+        """Starts again what ends by itself, after `ended(name, code)`. Returns never but by an error: RuntimeError if one keeps
+        ending."""
+        restarts = list[float]()
         while True:
-            self._refuse_ended()
+            for number, service in enumerate(self._running):
+                if (code := service.process.poll()) is None:
+                    continue
+                restarts = [each for each in restarts if each > time.monotonic() - _RESTARTS_WITHIN_SECONDS]
+                if len(restarts) == _MOST_RESTARTS:
+                    self._refuse_ended()
+                restarts.append(time.monotonic())
+                ended(service.name, code)
+                _signal_group(service, signal.SIGKILL)  # children that outlived it
+                self._running[number] = self._started(service.name, service.command, service.ends)
             time.sleep(1)
 
     def _refuse_ended(self) -> None:
         for service in self._running:
-            if (code := service.process.poll()) is not None:
+            code = service.process.poll()
+            if code == _WRONG_INPUT and service.ends:
+                raise ValueError(service.log.read_text(encoding="utf-8").strip().splitlines()[-1])
+            if code is not None and not (service.ends and code == 0):
                 raise RuntimeError(f"{service.name} ended with code {code} (see {service.log})")
 
 

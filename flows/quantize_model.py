@@ -4,9 +4,11 @@ from pathlib import Path
 
 from prefect import flow
 
+from flows.limits import gpu_slot
 from model.quantization import QuantizationKind
 from storage.workspace import Workspace
 from tasks.artifacts import show_quantization
+from tasks.at_work import leased
 from tasks.quantization import (
     QuantizationReport,
     log_quantization_task,
@@ -17,6 +19,7 @@ from tasks.registry import find_model
 
 
 @flow(name="quantize-model", flow_run_name="quantize {model} to {kind}", persist_result=False)
+@leased
 def quantize_model(
     model: str, kind: QuantizationKind = "int8", dataset: str | None = None, workspace: Path | None = None
 ) -> QuantizationReport:
@@ -30,8 +33,9 @@ def quantize_model(
     """
     place = Workspace.at(workspace)
     found = find_model(model, place)
-    quantized = quantize_task(found, kind, place)
-    report = measure_quantized_task(found, quantized, dataset, place)
+    with gpu_slot():
+        quantized = quantize_task(found, kind, place)
+        report = measure_quantized_task(found, quantized, dataset, place)
     if found.run_id:
         log_quantization_task(report, found, place)
     show_quantization(report)

@@ -9,10 +9,12 @@ from prefect import flow
 from flows.build_dataset import build_dataset
 from storage.datasets import find_dataset
 from storage.workspace import Workspace
+from tasks.at_work import leased
 from tasks.verify import compare, recorded_config
 
 
 @flow(name="rebuild-dataset", flow_run_name="rebuild {reference}", persist_result=False)
+@leased
 def rebuild_dataset(reference: str, workspace: Path | None = None) -> list[str]:
     """Builds a data set again below a temporary folder, and compares bytes; returns what differs, one line each.
 

@@ -6,13 +6,15 @@ from pathlib import Path
 from prefect import flow
 
 from flows.build_dataset import build_dataset
+from flows.limits import gpu_slot
+from flows.register_candidate import put_to_the_gate
 from flows.train_model import TrainedAndEvaluated, train_model
 from storage.workspace import Workspace
-from tasks.artifacts import show_version
+from tasks.at_work import leased
 from tasks.build import BuiltDataset
 from tasks.corpora import CorpusConfig
-from tasks.registry import FoundModel, ModelVersion, register_task
-from tasks.tracking import Tracker
+from tasks.engines.start import EngineConfig
+from tasks.registry import FoundModel, ModelVersion
 from tasks.training_request import TrainingRequest
 
 
@@ -26,8 +28,12 @@ class PipelineResult:
 
 
 @flow(name="run-pipeline", flow_run_name="road from {config.shown_corpus}", persist_result=False)
+@leased
 def run_pipeline(
-    config: CorpusConfig | None = None, request: TrainingRequest | None = None, workspace: Path | None = None
+    config: CorpusConfig | None = None,
+    request: TrainingRequest | None = None,
+    workspace: Path | None = None,
+    engine: EngineConfig | None = None,
 ) -> PipelineResult:
     """Corpus to registered GPT.
 
@@ -35,12 +41,13 @@ def run_pipeline(
         config: what to build from, and how; by default the documentation inside Python, which needs no network.
         request: how to train; its data set is the one that was built.
         workspace: the folder that holds everything; by default $BRICKROAD_WORKSPACE, else ./workspace.
+        engine: where shards are read and encoded: on this machine, or on a cluster of Dask or Ray, to the same bytes.
     """
     place = Workspace.at(workspace)
-    built = build_dataset(config or CorpusConfig(), workspace=place.root)
+    built = build_dataset(config or CorpusConfig(), workspace=place.root, engine=engine)
     request = replace(request or TrainingRequest(), dataset=built.dataset.reference)
-    model = train_model(request, workspace=place.root)
-    found = FoundModel(path=model.trained.checkpoint, run_id=model.trained.run_id)
-    version = register_task(found, model.evaluation, place)
-    show_version(version, Tracker(place).run_url(model.trained.run_id))
+    with gpu_slot():
+        model = train_model(request, workspace=place.root)
+        found = FoundModel(path=model.trained.checkpoint, run_id=model.trained.run_id)
+        version = put_to_the_gate(found, model.evaluation, place)
     return PipelineResult(built=built, model=model, version=version)

@@ -1,9 +1,13 @@
-"""`brickroad up`: the Prefect server, the MLflow pages, a worker and the deployments, on loopback, until a signal ends all."""
+"""`brickroad up`: the Prefect server, the MLflow pages, workers and deployments, on loopback, until a signal ends all."""
 
 import contextlib
+import fcntl
+import json
 import os
 import signal
 import socket
+import subprocess  # nosec B404 # programs of ours alone, without a shell
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,54 +17,103 @@ from flows.processes import Processes
 from storage.files import write_json
 from storage.workspace import Workspace
 
-POOL = "brickroad"
+POOLS = ("cpu", "gpu")  # as in flows/deployment_file.py, whose import takes seconds
 DEPLOYMENT_FILE = Path(__file__).parent.parent / "prefect.yaml"
 _LOOPBACK = "127.0.0.1"
+_LEAN_MLFLOW = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 2 processes and 385 MB, else 15 and 2 GB
 
 
-def serve_until_stopped(workspace: Workspace, *, prefect_port: int, mlflow_port: int) -> dict[str, Any]:
+def serve_until_stopped(
+    workspace: Workspace, *, deployments: Path, prefect_port: int, mlflow_port: int
+) -> dict[str, Any]:
     """Starts everything, says where it is, and waits; on SIGINT or SIGTERM stops everything, leaving no process.
 
-    Raises OSError if a port is taken, RuntimeError if a service ends by itself or does not get ready.
+    Raises OSError if a port is taken or another one serves this workspace, ValueError if the deployments are not as they are to be,
+    RuntimeError if a service does not get ready, or keeps ending.
     """
+    with _alone(workspace):
+        return _serve(workspace, deployments, prefect_port, mlflow_port)
+
+
+def _serve(workspace: Workspace, deployments: Path, prefect_port: int, mlflow_port: int) -> dict[str, Any]:
+    began = time.monotonic()
     for name, port in (("Prefect", prefect_port), ("MLflow", mlflow_port)):
         _refuse_taken(name, port)
     api = f"http://{_LOOPBACK}:{prefect_port}/api"
     mlflow = f"http://{_LOOPBACK}:{mlflow_port}"
-    environment = os.environ | {"PREFECT_API_URL": api, "PREFECT_UI_API_URL": api}
+    pages = f"http://{_LOOPBACK}:{prefect_port}"
+    environment = os.environ | _LEAN_MLFLOW | _version()
+    environment |= {"PREFECT_API_URL": api, "PREFECT_UI_API_URL": api, "PREFECT_UI_URL": pages}
     with _signals_as_exit(), Processes(workspace.root / "logs", environment) as services:
         with waiting("starting"):
             prefect_server = ["prefect", "server", "start", "--host", _LOOPBACK, "--port", str(prefect_port)]
             services.start("prefect-server", prefect_server)
+            services.start("set-up", ["python", "-m", "flows.set_up", str(deployments)], ends=True)
             if mlflow_uri := _own_tracking(workspace):
                 services.start("mlflow", _mlflow_command(mlflow_uri, workspace, mlflow_port))
+            services.wait_for("prefect-server", f"{api}/work_pools/{POOLS[-1]}")
+            for pool in POOLS:
+                services.start(f"worker-{pool}", _worker_command(pool))
+            services.wait_for_end("set-up")
+            if mlflow_uri:
                 services.wait_for("mlflow", f"{mlflow}/health")
-            services.wait_for("prefect-server", f"{api}/health")
-            services.run(["prefect", "work-pool", "create", POOL, "--type", "process", "--overwrite"])
-            if DEPLOYMENT_FILE.is_file():
-                deploy = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(DEPLOYMENT_FILE)]
-                services.run(deploy)
-            services.start("worker", ["prefect", "worker", "start", "--pool", POOL, "--type", "process"])
+            services.start(
+                "sweeper", ["brickroad", "sweep", "--every", "30", "--workspace", str(workspace.root)]
+            )
         write_json(workspace.services_file, {"prefect_api_url": api, "mlflow_url": mlflow})
         try:
             table(
                 "Up, until Ctrl-C",
                 {
-                    "Prefect": f"http://{_LOOPBACK}:{prefect_port}",
+                    "Prefect": pages,
                     "MLflow": os.environ.get("MLFLOW_TRACKING_URI", mlflow),
-                    "worker": f"takes runs of the pool {POOL!r}: press Run on a deployment's page",
+                    "workers": f"of the pools {' and '.join(POOLS)}: they take what schedules, events and Run on a page start",
+                    "deployments": f"{pages}/deployments, from {deployments}",
                     "workspace": str(workspace.root),
                     "logs": str(services.logs),
                 },
             )
-            next_steps(
-                "run            # in another terminal: its run shows here",
-            )
-            services.watch()
+            next_steps("run            # in another terminal: its run shows here")
+            say(f"[dim]Ready after {time.monotonic() - began:.1f} s.[/dim]")
+            services.watch(_say_ended)
         finally:
             workspace.services_file.unlink(missing_ok=True)
     say("All stopped.")
     return {"prefect_api_url": api, "mlflow_url": mlflow}
+
+
+@contextlib.contextmanager
+def _alone(workspace: Workspace) -> Iterator[None]:
+    """Inside, nobody else serves this workspace; the kernel forgets the lock with the process, however that ends."""
+    workspace.root.mkdir(parents=True, exist_ok=True)
+    with (workspace.root / ".up.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            where = _addresses(workspace)
+            reason = f"brickroad up is running on {workspace.root} already{where}; stop it, or choose another --workspace"
+            raise OSError(error.errno, reason) from None
+        yield
+
+
+def _addresses(workspace: Workspace) -> str:
+    try:
+        return f" ({', '.join(json.loads(workspace.services_file.read_text(encoding='utf-8')).values())})"
+    except (FileNotFoundError, json.JSONDecodeError):  # it is starting, or stopping
+        return ""
+
+
+def _version() -> dict[str, str]:
+    """The commit of this checkout, which deployments show as their version; nothing where there is no checkout."""
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = ["git", "-C", str(DEPLOYMENT_FILE.parent), "describe", "--always", "--dirty"]
+        found = subprocess.run(command, check=True, capture_output=True, text=True)  # nosec B603 # the command is ours; no shell
+        return {"BRICKROAD_VERSION": found.stdout.strip()}
+    return {}
+
+
+def _say_ended(name: str, code: int) -> None:
+    say(f"[yellow]{name} ended with code {code}: starting it again.[/yellow]")
 
 
 class _Stopped(BaseException):
@@ -95,6 +148,23 @@ def _own_tracking(workspace: Workspace) -> str | None:
     from tasks.tracking import Tracker
 
     return None if Tracker.is_elsewhere() else Tracker(workspace).uri
+
+
+def _worker_command(pool: str) -> list[str]:
+    """One run of the GPU's pool at a time on this machine: what waits has no process, and no memory."""
+    limit = ["--limit", "1"] if pool == "gpu" else []
+    return [
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        pool,
+        "--type",
+        "process",
+        "--name",
+        f"{pool} of brickroad up",
+        *limit,
+    ]
 
 
 def _mlflow_command(uri: str, workspace: Workspace, port: int) -> list[str]:

@@ -42,7 +42,7 @@ class Merges:
     @classmethod
     def from_bytes(cls, written: bytes) -> Self:
         """What `to_bytes` made."""
-        with np.load(io.BytesIO(written)) as arrays:
+        with np.load(io.BytesIO(written), allow_pickle=False) as arrays:
             end_of_text = int(arrays["end_of_text"])
             return cls(**{name: arrays[name] for name in ("symbols", "ends", "ids")}, end_of_text=end_of_text)
 

@@ -217,10 +217,13 @@ def _is_done(path: Path) -> bool:
 
 
 def save_tensors(tensors: Tensors, path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Writes a safetensors file. A full disk is an OSError with its number."""
+    """Writes a safetensors file, for those to read who may read any new file here. A full disk is an OSError with its number."""
+    path.touch()
+    mode = path.stat().st_mode
     try:
-        save_file(tensors, path, metadata)
+        save_file(tensors, path, metadata)  # gives way to a file that its owner alone may read
     except SafetensorError as error:  # a full disk, told as "… (os error 28)"
         told = re.search(r"os error (\d+)", str(error))
         number = int(told[1]) if told else errno.EIO
         raise OSError(number, os.strerror(number)) from error
+    path.chmod(mode)

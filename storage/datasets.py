@@ -126,6 +126,16 @@ def find_by_fingerprint(folder: Path, name: str, inputs_fingerprint: str) -> Dat
         return None
 
 
+def previous_dataset(folder: Path, dataset: Dataset) -> Dataset | None:
+    """The newest other data set of the same name that can be read, made before this one; or None."""
+    same_name = [path for path in _finished(folder) if path.parent.name == dataset.manifest.name]
+    datasets, _ = _read([path for path in same_name if path.name != dataset.manifest.digest])
+    made = str(dataset.manifest.build.get("created_at"))
+    return next(
+        (one for one in reversed(datasets) if str(one.manifest.build.get("created_at")) <= made), None
+    )
+
+
 def pointer(folder: Path, name: str, inputs_fingerprint: str) -> Path:
     """The file that names the digest that these inputs came to."""
     return folder / name / "by-inputs" / inputs_fingerprint

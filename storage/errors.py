@@ -6,6 +6,7 @@ StorageError
   ShardError         one shard is truncated, corrupt, or not what it says; another may be fine
   DatasetError       token files are missing, damaged, or do not match their manifest
   CheckpointError    a checkpoint is missing, damaged, or does not match its record
+  JournalHeldError   another process that lives is writing this journal
 """
 
 from typing import Any
@@ -59,3 +60,7 @@ class DatasetError(StorageError):
 
 class CheckpointError(StorageError):
     """A checkpoint is not there, is not finished, or its bytes do not match its record."""
+
+
+class JournalHeldError(StorageError):
+    """Another process, which lives, is writing or telling this journal."""

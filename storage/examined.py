@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from storage.errors import DatasetError
-from storage.files import named_errors
+from storage.files import named_errors, replaced_file
 
 Column = npt.NDArray[np.uint64]
 
@@ -61,8 +61,8 @@ class ExaminedFiles:
         self._write("columns", [np.array(text_bytes, _NUMBER), *digests.T, *further])
         rows = [astuple(one) for one in names.dropped]
         text = json.dumps({"members": names.members, "dropped": rows}, ensure_ascii=False)
-        with named_errors(self.path):
-            self._file("names").write_text(text, encoding="utf-8")
+        with named_errors(self.path), replaced_file(self._file("names")) as part:
+            part.write_text(text, encoding="utf-8")
 
     def column(self, number: int) -> Column:
         """One column: a number for each document."""
@@ -103,7 +103,7 @@ class ExaminedFiles:
     def _write(self, kind: str, columns: Sequence[npt.NDArray[Any]]) -> None:
         with named_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self._file(kind).open("wb") as file:
+            with replaced_file(self._file(kind)) as part, part.open("wb") as file:
                 for column in columns:
                     file.write(column.astype(_NUMBER).tobytes())
 

@@ -92,6 +92,20 @@ def atomic_file(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Where to write what is to be at `path`, in a folder that is there: it appears whole, and another writer's is not touched.
+
+    Not flushed to the disk. A cluster may take a worker for dead that is not, and have its work done twice at once.
+    """
+    temporary = _temporary_beside(path)
+    try:
+        yield temporary
+        temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 class Together:
     """Files that get their final names together, in the order they were opened, after all of them are on the disk.
 

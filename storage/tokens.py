@@ -18,7 +18,7 @@ from storage.blocks import BlockSink, FileRange
 from storage.documents.parts import StoredBatch
 from storage.documents.rows import RowRange, Split, write_rows
 from storage.errors import DatasetError
-from storage.files import named_errors, write_pieces
+from storage.files import named_errors, replaced_file, write_pieces
 
 TokenArray = npt.NDArray[np.unsignedinteger]
 TokenDtype = Literal["uint16", "uint32"]
@@ -152,7 +152,8 @@ def write_token_part(path: Path, batches: Iterable[EncodedBatch], dtype: TokenDt
     files = {split: path.with_name(f"{path.name}.{split}") for split in SPLITS}
     path.parent.mkdir(parents=True, exist_ok=True)
     with named_errors(path), contextlib.ExitStack() as stack:
-        targets = {split: stack.enter_context(files[split].open("wb")) for split in SPLITS}
+        parts = {split: stack.enter_context(replaced_file(files[split])) for split in SPLITS}
+        targets = {split: stack.enter_context(parts[split].open("wb")) for split in SPLITS}
 
         def write(split: Split, ids: memoryview, place: int) -> None:
             write_pieces(targets[split], ids)
@@ -212,7 +213,7 @@ def _write_part(
     facts: dict[Split, SplitFacts] = {split: SplitFacts() for split in SPLITS}
     rows_path = path.with_name(f"{path.name}.rows")
     size = np.dtype(dtype).itemsize
-    with write_rows(rows_path) as rows:
+    with replaced_file(rows_path) as part, write_rows(part) as rows:
         for batch in batches:
             text_bytes = batch.stored.joined()[1]
             rows.write(batch.stored, batch.is_val, text_bytes, batch.token_counts)

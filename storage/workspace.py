@@ -1,5 +1,6 @@
 """Where everything lies: one folder, and one method for each kind of thing in it."""
 
+import json
 import os
 import re
 from contextlib import AbstractContextManager
@@ -64,9 +65,19 @@ class Workspace:
         return self.root / "mlflow"
 
     @property
+    def journals(self) -> Path:
+        """What trainings tell the tracker, by run, until it has heard all of it: <run>.jsonl."""
+        return self.root / "journals"
+
+    @property
     def prefect(self) -> Path:
         """The orchestrator's database, when no other server is set."""
         return self.root / "prefect"
+
+    @property
+    def leases(self) -> Path:
+        """Who is at work here: a locked file a process."""
+        return self.root / "leases"
 
     @property
     def chat_history(self) -> Path:
@@ -77,6 +88,14 @@ class Workspace:
     def services_file(self) -> Path:
         """Addresses of the services that `brickroad up` is running on this workspace."""
         return self.root / "services.json"
+
+    def services(self) -> dict[str, str]:
+        """What `brickroad up` has written of the addresses of its services; nothing if it does not run."""
+        try:
+            written: dict[str, str] = json.loads(self.services_file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # a kill can cut off what was being written
+            return {}
+        return written
 
     def lock(self, name: str) -> AbstractContextManager[bool]:
         """The workspace's lock of that name, for one process at a time; yields whether it had to wait."""

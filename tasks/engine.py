@@ -1,6 +1,7 @@
 """How a function becomes a Prefect task here: no result cache, for "is it done?" is the manifest's question."""
 
 import errno
+import re
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -37,6 +38,15 @@ def can_heal(task: Any, run: Any, state: State[Any]) -> bool:
     return False
 
 
+#: Options of a task that is tried again where that can help. The waits differ, so that many do not come back at once.
+HEALING: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay_seconds": [10, 60],
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": can_heal,
+}
+
+
 def run_links() -> dict[str, str]:
     """Tags for an MLflow run that lead back to the Prefect run it belongs to; none outside a flow run."""
     context = FlowRunContext.get()
@@ -47,7 +57,9 @@ def run_links() -> dict[str, str]:
         ROOT_FLOW_RUN: _root_of(run),
         "prefect.flow_run_id": str(run.id),
         "prefect.flow_run_name": run.name,
-        "prefect.flow_run_url": f"{prefect_ui()}/runs/flow-run/{run.id}",
+        "prefect.flow_run_url": (url := f"{prefect_ui()}/runs/flow-run/{run.id}"),
+        # What the run's page says above its numbers until it is evaluated.
+        "mlflow.note.content": f"Orchestrated by [this Prefect run]({url}).",
     }
 
 
@@ -64,3 +76,9 @@ def _root_of(run: FlowRun) -> str:
 def prefect_ui() -> str:
     """The address of the Prefect pages: of the server in use, or where `brickroad up` will show this workspace."""
     return (PREFECT_UI_URL.value() or DEFAULT_PREFECT_UI).rstrip("/")
+
+
+def dataset_key(name: str, digest: str) -> str:
+    """The key of a data set's card: Prefect takes small letters, digits and dashes."""
+    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    return f"dataset-{words}-{digest[:12]}"

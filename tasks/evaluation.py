@@ -14,7 +14,7 @@ from storage.checkpoints import network_sha256
 from storage.datasets import Dataset, find_dataset
 from storage.evaluations import read_evaluation, save_evaluation
 from storage.workspace import Workspace
-from tasks.engine import road_task
+from tasks.engine import HEALING, road_task
 from tasks.loading import LoadedModel, load_model
 from tasks.questions import QuestionScore, answer_questions
 from tasks.samples import Samples, write_samples
@@ -228,4 +228,4 @@ def _calibration(report: EvaluationReport) -> list[CertaintyBin]:
     ]
 
 
-evaluate_task = road_task("evaluate", tags=["gpu"])(evaluate_checkpoint)
+evaluate_task = road_task("evaluate", **HEALING)(evaluate_checkpoint)

@@ -25,6 +25,16 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a model stands to the champion before it, on the same documents, in nats per token; below 0 it is better."""
+
+    champion: str
+    champion_loss: float
+    difference: float
+    standard_error: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Champion:
     """The version that is to be beaten: its number, and its checkpoint folder if it can be had."""
 

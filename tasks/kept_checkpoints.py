@@ -9,13 +9,13 @@ from storage.checkpoints import Checkpoint, list_checkpoints, remove_checkpoint,
 from storage.datasets import Dataset
 from storage.files import remove_partials
 from tasks.loading import best_of
-from tasks.tracking import RunLog
+from tasks.tracking import TrainingLog
 
 
 class KeptCheckpoints:
     """The last few checkpoints in a folder, and the best of all; each is a logged model of the run."""
 
-    def __init__(self, folder: Path, run: RunLog, *, keep_last: int) -> None:
+    def __init__(self, folder: Path, run: TrainingLog, *, keep_last: int) -> None:
         self._folder = folder
         self._run = run
         self._keep_last = keep_last

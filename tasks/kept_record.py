@@ -22,7 +22,7 @@ from storage.run_records import (
     read_record,
 )
 from tasks.provenance import UNKNOWN, installed_packages, provenance
-from tasks.tracking import RunLog
+from tasks.tracking import RunLog, TrainingLog
 from tasks.training_request import Cadence
 
 
@@ -32,7 +32,7 @@ class KeptRecord:
     def __init__(
         self,
         folder: Path,
-        run: RunLog,
+        run: TrainingLog,
         *,
         training: Training,
         dataset: Dataset,

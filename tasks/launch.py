@@ -62,8 +62,16 @@ def train_by_processes(request: TrainingRequest, workspace: Workspace) -> Traine
             return _outcome(request, told, failed)
         except BaseException:
             if told[0].run_id and not told[0].has_ended:  # it could not say so itself
-                Tracker(workspace).client.set_terminated(told[0].run_id, "FAILED")
+                _end_dead_run(told[0].run_id, workspace)
             raise
+
+
+def _end_dead_run(run_id: str, workspace: Workspace) -> None:
+    """Closes a run as FAILED. If MLflow does not answer, that is said: what ended the training is what is to be raised."""
+    try:
+        Tracker(workspace).end_dead_run(run_id, "FAILED")
+    except (OSError, StorageError) as error:
+        print(error, file=sys.stderr)
 
 
 class _Told:

@@ -7,8 +7,8 @@ from storage.checkpoints import list_checkpoints, read_checkpoint
 from storage.errors import CheckpointError
 from storage.workspace import Workspace
 from tasks.engine import road_task
-from tasks.evaluation import Evaluation
-from tasks.gate import Champion, judge
+from tasks.evaluation import Evaluation, evaluate_checkpoint
+from tasks.gate import Champion, Standing, Verdict, judge
 from tasks.loading import best_of
 from tasks.tracking import ModelRegistry, RunLog, VersionFacts
 
@@ -32,6 +32,8 @@ class ModelVersion:
     version: str
     alias: str
     reason: str
+    reasons: tuple[str, ...] = ()  # of the gate, a sentence each
+    standing: Standing | None = None
 
 
 def find_model(reference: str, workspace: Workspace) -> FoundModel:
@@ -44,6 +46,11 @@ def find_model(reference: str, workspace: Workspace) -> FoundModel:
             return _found(folder)
         if folder.is_dir() and (checkpoints := list_checkpoints(folder)):
             return _found(best_of(checkpoints).path)
+    if Path(reference).is_file():
+        raise CheckpointError(
+            f"{reference}: is a file, which was not opened: a pickle can run any code; give the folder of a checkpoint "
+            "(checkpoint.json and safetensors), or bring a model in by its folder: brickroad import-hf"
+        )
     is_version = "@" in reference or "/" in reference
     has_registry = workspace.mlflow.is_dir() or ModelRegistry.is_elsewhere()
     if is_version and has_registry and (found := ModelRegistry(workspace).version_folder(reference)):
@@ -81,7 +88,26 @@ def register(model: FoundModel, evaluation: Evaluation, workspace: Workspace) ->
         }
         | ({CHAMPION_BEFORE: champion.version} if champion and verdict.alias == "champion" else {}),
     )
-    return ModelVersion(name=MODEL_NAME, version=version, alias=verdict.alias, reason=reason)
+    return ModelVersion(
+        name=MODEL_NAME,
+        version=version,
+        alias=verdict.alias,
+        reason=reason,
+        reasons=tuple(verdict.reasons),
+        standing=_standing(champion, verdict),
+    )
+
+
+def _standing(champion: VersionFacts | None, verdict: Verdict) -> Standing | None:
+    if champion is None or verdict.comparison is None:
+        return None
+    found = verdict.comparison.difference
+    return Standing(
+        champion=champion.version,
+        champion_loss=verdict.comparison.first.loss,
+        difference=found.difference,
+        standard_error=found.standard_error,
+    )
 
 
 def _as_champion(facts: VersionFacts, registry: ModelRegistry) -> Champion:
@@ -93,13 +119,13 @@ def _as_champion(facts: VersionFacts, registry: ModelRegistry) -> Champion:
 
 
 def promote(reference: str, workspace: Workspace) -> ModelVersion:
-    """Makes a registered version champion by hand, whatever the gate said. Raises CheckpointError if there is no such version."""
+    """Makes a version champion by hand, whatever the gate said. A model that is none yet, of a run or a checkpoint folder, is
+    registered first, with what the gate says of it.
+
+    Raises CheckpointError if there is no such version or model, or if that has no run.
+    """
     registry = ModelRegistry(workspace)
-    version = registry.version(reference)
-    if version is None:
-        raise CheckpointError(
-            f"{reference}: no such version in the registry; give name/version, as in {MODEL_NAME}/3"
-        )
+    version = registry.version(reference) or _newly_registered(reference, registry, workspace)
     before = registry.champion(version.name)
     if before is None or before.version == version.version:
         reason = "promoted by hand"
@@ -108,6 +134,25 @@ def promote(reference: str, workspace: Workspace) -> ModelVersion:
         registry.tag_version(version, CHAMPION_BEFORE, before.version)
     registry.give_alias(version, "champion", reason)
     return ModelVersion(name=version.name, version=version.version, alias="champion", reason=reason)
+
+
+def _newly_registered(reference: str, registry: ModelRegistry, workspace: Workspace) -> VersionFacts:
+    """A version that was made of the model of a run or folder."""
+    is_here = Path(reference).is_dir() or (workspace.checkpoints / reference).is_dir()
+    if not is_here:
+        raise CheckpointError(
+            f"{reference}: no such version in the registry, nor run here; give name/version, as in {MODEL_NAME}/3, or a run id"
+        )
+    found = find_model(reference, workspace)
+    if found.run_id is None:
+        raise CheckpointError(
+            f"{reference}: has no run in MLflow, as a model has none that was imported or quantized; only one that was trained here can "
+            "be registered"
+        )
+    made = register(found, evaluate_checkpoint(found.path, None, workspace), workspace)
+    version = registry.version(f"{made.name}/{made.version}")
+    assert version is not None
+    return version
 
 
 def roll_back(workspace: Workspace) -> ModelVersion:

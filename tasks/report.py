@@ -3,7 +3,7 @@
 from storage.checkpoints import read_checkpoint
 from storage.run_records import ExactLoss
 from storage.workspace import Workspace
-from tasks.engine import road_task
+from tasks.engine import dataset_key, prefect_ui, road_task
 from tasks.evaluation import Evaluation
 from tasks.evaluation_report import evaluation_page
 from tasks.kept_record import note_exact_loss
@@ -64,11 +64,15 @@ def log_evaluation(evaluation: Evaluation, model: FoundModel, workspace: Workspa
 
 def _description(evaluation: Evaluation, prefect_url: str | None) -> str:
     """What the run's page says above its numbers, in Markdown."""
+    name = evaluation.dataset.partition("@")[0]
+    card = f"{prefect_ui()}/artifacts/key/{dataset_key(name, evaluation.dataset_digest)}"
     lines = [
         f"**{evaluation.val_loss:.4f} nats per token, {evaluation.val_bits_per_byte:.4f} bits per byte** on all "
         f"{evaluation.tokens:,} val tokens of `{evaluation.dataset}`; "
         f"the bigram reaches {evaluation.references.bigram:.4f}.",
-        f"Orchestrated by [this Prefect run]({prefect_url})." if prefect_url else "",
+        f"Orchestrated by [this Prefect run]({prefect_url}), on [this data set]({card})."
+        if prefect_url
+        else "",
         "Pictures, samples and the page of the evaluation are among the artifacts.",
     ]
     return "\n\n".join(filter(None, lines))

@@ -25,13 +25,13 @@ from tasks.engine import ROOT_FLOW_RUN, run_links
 from tasks.evaluation import refuse_other_rows
 from tasks.kept_checkpoints import KeptCheckpoints
 from tasks.kept_record import KeptRecord
+from tasks.left_runs import LEASE_TAG, close_left_runs, lease_for_training, who_trains
 from tasks.parent import find_parent
-from tasks.provenance import provenance
 from tasks.skipped import name_skipped
 from tasks.so_far import SoFar
 from tasks.throughput import Throughput
 from tasks.tokenizers import load_tokenizer
-from tasks.tracking import RunLog, SilentLog, Tracker
+from tasks.tracking import SilentLog, Tracker, TrainingLog
 from tasks.training_request import TrainedModel, TrainingRequest
 
 SAMPLE_TOKENS = 300
@@ -65,6 +65,9 @@ class Session:
         if self.parent:
             self.parent.refuse_other_tokenizer(self.dataset)
         tracker = Tracker(workspace) if ranks.is_first else None
+        self._lease = lease_for_training(workspace, tracker) if tracker else None
+        if tracker:
+            close_left_runs(workspace)
         earlier = self._earlier_try(request, workspace, tracker) if tracker else None
         run_id = request.resume or ranks.from_first(earlier)
         resumed = latest_checkpoint(workspace.checkpoints / run_id) if run_id else None
@@ -88,34 +91,76 @@ class Session:
         if resumed:
             self._go_on_from(resumed)
         if tracker:
-            self.run = tracker.resume_run(run_id, self._links) if run_id else self._new_run(request, tracker)
-        told_run_id: str = ranks.from_first(self.run.run_id if tracker else None)
-        if not tracker:
-            self.run = SilentLog(told_run_id)
-        self.kept = KeptCheckpoints(
-            workspace.checkpoints / told_run_id, self.run, keep_last=self.cadence.keep_last
-        )
-        self.record = KeptRecord(
-            workspace.checkpoints / told_run_id,
-            self.run,
-            training=self.training,
-            dataset=self.dataset,
-            cadence=self.cadence,
-            parent=self.origin,
-            resumed=resumed,
-        )
-        if ranks.is_first:
-            self.kept.drop_partials()
+            self.run = self._resumed_run(run_id, tracker) if run_id else self._new_run(request, tracker)
+            tracker.ship_left_meanwhile()
+        try:
+            self.kept = self._kept_checkpoints(workspace)
+            self.record = KeptRecord(
+                workspace.checkpoints / self.run.run_id,
+                self.run,
+                training=self.training,
+                dataset=self.dataset,
+                cadence=self.cadence,
+                parent=self.origin,
+                resumed=resumed,
+            )
+        except BaseException:
+            if tracker:
+                self.run.end("FAILED")
+            raise
+
+    def _kept_checkpoints(self, workspace: Workspace) -> KeptCheckpoints:
+        """Those of the first rank's run, which all hear of here."""
+        run_id: str = self.ranks.from_first(self.run.run_id if self.ranks.is_first else None)
+        if not self.ranks.is_first:
+            self.run = SilentLog(run_id)
+        kept = KeptCheckpoints(workspace.checkpoints / run_id, self.run, keep_last=self.cadence.keep_last)
+        if self.ranks.is_first:
+            kept.drop_partials()
+        return kept
+
+    def close(self) -> None:
+        """Nobody is at its run any more."""
+        if self._lease:
+            self._lease.release()
+
+    @property
+    def _tags(self) -> dict[str, str]:
+        assert self._lease, "whoever tells MLflow holds a lease"
+        return dict(self._links) | {LEASE_TAG: self._lease.lease.id}
+
+    def _resumed_run(self, run_id: str, tracker: Tracker) -> TrainingLog:
+        """An earlier run, gone on with by one process at a time. ValueError if another one is at it."""
+        with tracker.workspace.lock("runs"):
+            if other := who_trains(run_id, tracker.workspace, tracker):
+                raise ValueError(f"run {run_id} goes on already: {other}; wait for it, or stop it")
+            return tracker.resume_run(run_id, self._tags)
 
     def _earlier_try(self, request: TrainingRequest, workspace: Workspace, tracker: Tracker) -> str | None:
-        """The run of an earlier try of the same Prefect flow run, if it can go on: so that a retry trains no second model."""
+        """The run of an earlier try of the same training, if it can go on: so that a retry trains no second model, and what was
+        killed is not trained anew. It would come to the same bytes.
+
+        Such a try is one of the same Prefect flow run; or of any, if it was killed, and by the same versions.
+        """
         flow_run_id = self._links.get(ROOT_FLOW_RUN)
-        asked = recipe_to_dict(self._recipe(request, None)), self.parent and self.parent.facts()
+        recipe = recipe_to_dict(self._recipe(request, None))
+        asked = {
+            "recipe": recipe,
+            "parent": self.parent and self.parent.facts(),
+            "dataset_digest": self.dataset.manifest.digest,
+        }
         for run_id in tracker.unfinished_runs(flow_run_id) if flow_run_id else []:
-            found = list_checkpoints(workspace.checkpoints / run_id)
-            if found and (found[-1].facts["recipe"], found[-1].facts.get("parent")) == asked:
+            if self._can_go_on(workspace, run_id, asked):
+                return run_id
+        for run_id in tracker.killed_runs(self.dataset.manifest.digest):
+            if self._can_go_on(workspace, run_id, asked | _versions()):
                 return run_id
         return None
+
+    @staticmethod
+    def _can_go_on(workspace: Workspace, run_id: str, asked: Mapping[str, Any]) -> bool:
+        found = list_checkpoints(workspace.checkpoints / run_id)
+        return bool(found) and all(found[-1].facts.get(name) == value for name, value in asked.items())
 
     def _recipe(self, request: TrainingRequest, resumed: Checkpoint | None) -> Recipe:
         if resumed is None:
@@ -144,7 +189,7 @@ class Session:
         self.throughput = Throughput(**checkpoint.facts.get("throughput", {}))
         self.is_owed_a_val_loss = checkpoint.facts["val_loss"] is None and self.is_due_a_val_loss
 
-    def _new_run(self, request: TrainingRequest, tracker: Tracker) -> RunLog:
+    def _new_run(self, request: TrainingRequest, tracker: Tracker) -> TrainingLog:
         depth = "" if request.depth is None else f"-{request.depth}"
         kind = "finetune" if request.fine_tuning else f"{request.chosen_preset}{depth}"
         name = f"{kind}-{self.dataset.manifest.name}"
@@ -161,7 +206,7 @@ class Session:
             "precision_used": self.training.precision,
             "processes": self.ranks.size,
         }
-        tags = dict(self._links) | provenance().tags() | (self.parent.tags() if self.parent else {})
+        tags = self._tags | (self.parent.tags() if self.parent else {})
         return tracker.start_run(name, self.dataset, parameters | facts, tags)
 
     @property
@@ -300,9 +345,7 @@ class Session:
             "val_loss": val_loss,
             "so_far": asdict(self.so_far),
             "throughput": {"tokens": self.throughput.tokens, "seconds": self.throughput.seconds},
-            "torch": version("torch"),
-            "brickroad": version("brickroad"),
-            "sitting": self.record.facts,
+            **_versions(),
         } | self._origin_facts()
 
     def _origin_facts(self) -> dict[str, Any]:
@@ -313,3 +356,7 @@ class Session:
             "prompt_format": prompts.prompt_format if prompts else self.prompt_format,
         }
         return {name: value for name, value in known.items() if value}
+
+
+def _versions() -> dict[str, str]:
+    return {"torch": version("torch"), "brickroad": version("brickroad")}

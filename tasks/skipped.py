@@ -10,10 +10,10 @@ from model.order import DataOrder
 from model.training import StepReport
 from storage.datasets import Dataset
 from storage.documents.rows import document_columns, pick_document_rows
-from tasks.tracking import RunLog
+from tasks.tracking import TrainingLog
 
 
-def name_skipped(report: StepReport, order: DataOrder, dataset: Dataset, run: RunLog) -> None:
+def name_skipped(report: StepReport, order: DataOrder, dataset: Dataset, run: TrainingLog) -> None:
     """Says which step was not learnt from, and in MLflow what was in it."""
     told = skipped_step(report, order, dataset)
     run.text(json.dumps(told, indent=1), f"skipped/step-{report.step:08d}.json")

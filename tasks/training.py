@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from model.training import DivergedError, StepReport
 from storage.workspace import Workspace
-from tasks.engine import can_heal, road_task
+from tasks.engine import HEALING, road_task
 from tasks.interruption import BrokenOff, InterruptedByUser, StopRequests
 from tasks.launch import train_by_processes
 from tasks.session import Session
@@ -41,10 +41,16 @@ def finish(session: Session, stop: StopRequests, watcher: Watcher) -> TrainedMod
     except DivergedError as error:
         session.run.end("FAILED")
         raise DivergedError(f"{error}; {session.kept.way_back()}") from error
-    except BaseException:
+    except Exception:
         session.run.end("FAILED")
         raise
-    session.run.end("FINISHED")
+    except BaseException:  # a second Ctrl-C, or Prefect's word for a cancelled run
+        session.run.end("KILLED")
+        raise
+    else:
+        session.run.end("FINISHED")
+    finally:
+        session.close()
     return trained
 
 
@@ -121,6 +127,4 @@ def _facts(session: Session) -> str:
     return f"loss {session.so_far.train_loss:.3f}, {session.throughput.tokens_per_second:,.0f} tokens/s"
 
 
-train_task = road_task("train", tags=["gpu"], retries=2, retry_delay_seconds=10, retry_condition_fn=can_heal)(
-    train
-)
+train_task = road_task("train", **HEALING)(train)

@@ -106,9 +106,10 @@ class Watch:
             )
 
     def _line(self, facts: str = "") -> str:
-        rate = _rate(self._done - self._done_before, time.monotonic() - self._began, self.unit)
+        done, seconds = self._done - self._done_before, time.monotonic() - self._began
         amount = f"{_amount(self._done, self.unit)} of {_amount(self.total, self.unit)}"
-        return ", ".join(filter(None, [amount, rate, facts]))
+        left = _left(self.total - self._done, done, seconds)
+        return ", ".join(filter(None, [amount, _rate(done, seconds, self.unit), left, facts]))
 
     def _print_line(self, facts: str = "") -> None:
         print(f"{self.what}: {self._line(facts)}", file=sys.stderr, flush=True)
@@ -179,3 +180,12 @@ def _rate(done: float, seconds: float, unit: str) -> str:
         return ""
     each = done / seconds
     return f"{decimal(int(each))}/s" if unit == "bytes" else f"{each:,.{0 if each >= 10 else 1}f} {unit}/s"
+
+
+def _left(to_do: float, done: float, seconds: float) -> str:
+    """How long the rest takes if it goes on so: 1:05 left; nothing at the end, or before there is a rate."""
+    if to_do <= 0 or not done or seconds < 1:
+        return ""
+    minutes, rest = divmod(round(to_do * seconds / done), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02} left" if hours else f"{minutes}:{rest:02} left"

@@ -1,7 +1,8 @@
 """Worker processes: functions run side by side, each in a process of its own, which may die without taking the rest along.
 
-A worker is a plain child process with one connection to us. Threads borrow idle workers, so the parallelism of the
-caller is that of its threads. A worker that is killed costs the one call it was at, which is made again, once.
+A worker is a plain child process with one connection to us, or a place on a cluster (tasks/engines/). Threads borrow idle
+workers, so the parallelism of the caller is that of its threads. A worker that is killed costs the one call it was at, which
+is made again, once.
 """
 
 import contextlib
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection, Pipe
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 
 import psutil
 
@@ -33,7 +34,7 @@ _IN_FLIGHT_A_WORKER = 2  # one being worked on, one waiting
 _SERVE = "import sys; from tasks.workers import serve; serve(int(sys.argv[1]))"
 # What a worker has freed it needs again for the next shard: given back to the system each time, as glibc does with large
 # pieces, it would cost a page fault every 4 KiB. More than 16 MiB of it was for a shard that was larger than most.
-_ENVIRONMENT = {
+WORKER_ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
     "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # pages of 2 MiB where there are some: fewer faults
@@ -68,6 +69,27 @@ def chosen_workers(configured: int | None, memory_budget_bytes: int | None = Non
     return min(wanted, (memory_budget_bytes - own) // WORKER_BYTES)
 
 
+class WorkerEnded(Exception):
+    """The process is no more, and what it was at is not done."""
+
+
+class Worker(Protocol):
+    """Whoever makes one call at a time, in a process that is not ours."""
+
+    #: Memory after the last call, if that is ours to watch.
+    resident_bytes: int
+
+    @property
+    def process_id(self) -> int | None:
+        """The process, if it is of this machine and known."""
+
+    def call(self, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
+        """What the function gives, or raises. Raises WorkerEnded if it was not called to its end."""
+
+    def stop(self) -> None:
+        """Ends the worker, and the call that it is at."""
+
+
 class Workers:
     """`with Workers(4) as workers: workers.run(function, argument)`. Leaving the context ends the processes.
 
@@ -76,8 +98,16 @@ class Workers:
     worker that has grown beyond its share is replaced after its call.
     """
 
-    def __init__(self, count: int, *, memory_budget_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        count: int,
+        *,
+        memory_budget_bytes: int | None = None,
+        start: Callable[[], Worker] | None = None,
+    ) -> None:
+        """`start` gives a new worker; by default a child process."""
         self.count = count
+        self._new_worker = start or _ChildProcess
         #: Beyond ordinary use, free for calls that need more; without a budget there is no end of it.
         self._spare_bytes: float = math.inf
         self.resident_limit_bytes = _LIMIT_WITHOUT_BUDGET_BYTES
@@ -88,7 +118,7 @@ class Workers:
         self._memory_is_free = threading.Condition()
         self.deaths: list[str] = []
         self._idle = _FairQueue()
-        self._running: set[_Worker] = set()
+        self._running: set[Worker] = set()
         self._lock = threading.Lock()
         self._closed = False
 
@@ -122,7 +152,7 @@ class Workers:
                 if worker is None or self._closed:
                     raise WorkerDied("the workers were stopped")
                 return worker.call(function, args, kwargs)
-            except _Ended as error:
+            except WorkerEnded as error:
                 ended = str(error)
                 self._replace(worker, ended, function, args)
                 worker = None
@@ -171,31 +201,32 @@ class Workers:
     def process_ids(self) -> list[int]:
         """The processes that are running now."""
         with self._lock:
-            return [worker.process.pid for worker in self._running]
+            found = [worker.process_id for worker in self._running]
+        return [process for process in found if process is not None]
 
-    def _start(self) -> "_Worker | None":
+    def _start(self) -> Worker | None:
         with self._lock:
             if self._closed:
                 return None
-            worker = _Worker()
+            worker = self._new_worker()
             self._running.add(worker)
         return worker
 
-    def _give_back(self, worker: "_Worker | None") -> None:
+    def _give_back(self, worker: Worker | None) -> None:
         if worker and worker.resident_bytes > self.resident_limit_bytes:
             self._forget(worker)
             worker = None
         self._idle.put(worker or self._start())
 
     def _replace(
-        self, worker: "_Worker", ended: str, function: Callable[..., Any], args: tuple[Any, ...]
+        self, worker: Worker, ended: str, function: Callable[..., Any], args: tuple[Any, ...]
     ) -> None:
         self._forget(worker)
         if not self._closed:
             self.deaths.append(f"{ended} at {_what(function, args)}")
             _log.warning("%s; another one does its work", self.deaths[-1])
 
-    def _forget(self, worker: "_Worker") -> None:
+    def _forget(self, worker: Worker) -> None:
         worker.stop()
         with self._lock:
             self._running.discard(worker)
@@ -208,31 +239,27 @@ class _FairQueue:
     """
 
     def __init__(self) -> None:
-        self._idle: list[_Worker | None] = []
-        self._waiting: deque[Future[_Worker | None]] = deque()
+        self._idle: list[Worker | None] = []
+        self._waiting: deque[Future[Worker | None]] = deque()
         self._lock = threading.Lock()
 
-    def put(self, worker: "_Worker | None") -> None:
+    def put(self, worker: Worker | None) -> None:
         with self._lock:
             if self._waiting:
                 self._waiting.popleft().set_result(worker)
             else:
                 self._idle.append(worker)
 
-    def get(self) -> "_Worker | None":
+    def get(self) -> Worker | None:
         with self._lock:
             if self._idle:
                 return self._idle.pop()
-            turn: Future[_Worker | None] = Future()
+            turn: Future[Worker | None] = Future()
             self._waiting.append(turn)
         return turn.result()
 
 
-class _Ended(Exception):
-    """The process is no more."""
-
-
-class _Worker:
+class _ChildProcess:
     """One child process and the connection to it. It ends when we do: its standard input is a pipe that only we hold."""
 
     def __init__(self) -> None:
@@ -242,9 +269,13 @@ class _Worker:
             [sys.executable, "-c", _SERVE, str(theirs.fileno())],
             stdin=subprocess.PIPE,
             pass_fds=[theirs.fileno()],
-            env=os.environ | _ENVIRONMENT,
+            env=os.environ | WORKER_ENVIRONMENT,
         )
         theirs.close()
+
+    @property
+    def process_id(self) -> int:
+        return self.process.pid
 
     def call(self, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         try:
@@ -253,7 +284,7 @@ class _Worker:
         except (EOFError, OSError):
             code = self.process.wait()
             how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-            raise _Ended(f"worker process {self.process.pid} {how}") from None
+            raise WorkerEnded(f"worker process {self.process.pid} {how}") from None
         if error is not None:
             raise error
         return result  # type: ignore[no-any-return]
@@ -288,7 +319,7 @@ def serve(descriptor: int) -> None:
     with contextlib.suppress(EOFError, ConnectionError):
         while True:
             function, args, kwargs = connection.recv()
-            connection.send((*_answer(function, args, kwargs), resident_bytes()))
+            connection.send((*answer(function, args, kwargs), resident_bytes()))
 
 
 def _end_with_parent() -> None:
@@ -298,9 +329,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _answer(
+def answer(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, Exception | None]:
+    """What a function gives, or raises, with where it did so."""
     try:
         return function(*args, **kwargs), None
     except Exception as error:

@@ -211,18 +211,23 @@ def gcs_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
         gcsfs.GCSFileSystem.clear_instance_cache()
 
 
+_COMMIT = "0" * 40
+
+
 class _Hub(_Handler):
     """The few endpoints of the Hugging Face Hub that reading one data set needs; its files are those of `state`."""
+
+    api, resolved = "/api/datasets/owner/name", "/datasets/owner/name/resolve/main/"
 
     def _answer(self) -> None:
         url = urlsplit(self.path)
         path = unquote(url.path)
-        if path.startswith("/api/datasets/owner/name/tree/main"):
-            self._tree(path.removeprefix("/api/datasets/owner/name/tree/main").strip("/"))
-        elif path.startswith("/api/datasets/owner/name/paths-info/"):
+        if match := re.match(rf"{self.api}/tree/\w+/?", path):
+            self._tree(path[match.end() :])
+        elif path.startswith(f"{self.api}/paths-info/"):
             self._paths_info()
-        elif path.startswith("/api/datasets/owner/name"):
-            self._json({"id": "owner/name", "sha": "0" * 40, "siblings": []})
+        elif path.startswith(self.api):
+            self._json({"id": "owner/name", "sha": _COMMIT, "siblings": []})
         elif path.startswith("/api/"):
             self.send_error(404)
         else:
@@ -232,11 +237,11 @@ class _Hub(_Handler):
         self._answer()
 
     def _entry(self, path: str) -> dict[str, Any]:
-        content = self.state.files[_RESOLVED + path]
+        content = self.state.files[self.resolved + path]
         return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
 
     def _paths(self) -> list[str]:
-        return [path.removeprefix(_RESOLVED) for path in self.state.files]
+        return [path.removeprefix(self.resolved) for path in self.state.files]
 
     def _tree(self, folder: str) -> None:
         self.state.asked.append(("LIST", folder, None))
@@ -276,13 +281,23 @@ class _Hub(_Handler):
         self.wfile.write(body)
 
 
-_RESOLVED = "/datasets/owner/name/resolve/main/"
+class _ModelHub(_Hub):
+    """The same for one model, which is fetched by its commit."""
+
+    api, resolved = "/api/models/owner/name", f"/owner/name/resolve/{_COMMIT}/"
+
+    def end_headers(self) -> None:
+        self.send_header("X-Repo-Commit", _COMMIT)
+        super().end_headers()
 
 
 @contextlib.contextmanager
-def hub_server(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> Iterator[WebServer]:
-    """A Hub with one data set, `hf://datasets/owner/name`; the environment leads here."""
-    with web_server({_RESOLVED + path: content for path, content in files.items()}, _Hub) as server:
+def hub_server(
+    files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch, *, of_model: bool = False
+) -> Iterator[WebServer]:
+    """A Hub with one data set, `hf://datasets/owner/name`, or one model, `owner/name`; the environment leads here."""
+    kind = _ModelHub if of_model else _Hub
+    with web_server({kind.resolved + path: content for path, content in files.items()}, kind) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)  # both are read at its import
         monkeypatch.setattr(

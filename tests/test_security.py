@@ -32,7 +32,7 @@ MODULES = [
 #: Of modules that make objects, or run programs, of bytes: who may use them, between processes of ours that it started itself.
 EXECUTING = {
     "pickle": set[str](), "cPickle": set[str](), "_pickle": set[str](), "cloudpickle": set[str](), "dill": set[str](),
-    "joblib": set[str](), "marshal": set[str](), "shelve": set[str](), "yaml": set[str](), "code": set[str](),
+    "joblib": set[str](), "marshal": set[str](), "shelve": set[str](), "yaml": {"flows/deployment_file.py"}, "code": set[str](),
     "multiprocessing": {"tasks/workers.py"},
 }  # fmt: skip
 CALLS = {
@@ -43,8 +43,6 @@ CALLS = {
     "os.system",
     "os.popen",
     "torch.load",
-    "numpy.load",
-    "np.load",
 }
 #: Between the processes of one training, which `tasks/launch.py` started.
 OBJECTS = {"all_gather_object", "broadcast_object_list", "gather_object", "scatter_object_list"}
@@ -66,6 +64,10 @@ def dangers(path: Path, root: Path = ROOT) -> list[str]:
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             found += [called] if called in CALLS else []
+            # yaml.safe_load makes words, numbers, lists and mappings; the rest of yaml makes objects.
+            found += [called] if called.startswith("yaml.") and called != "yaml.safe_load" else []
+            told = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            found += [called] if called == "np.load" and told.get("allow_pickle") != "False" else []
             found += [
                 ast.unparse(keyword)
                 for keyword in node.keywords
@@ -86,7 +88,7 @@ def test_nothing_runs_what_it_reads(path: Path) -> None:
     "line",
     [
         "import pickle", "from dill import loads", "import multiprocessing.pool", "eval(text)", "exec(text)",
-        "torch.load(path)", "torch.load(path, weights_only=True)", "np.load(path, allow_pickle=True)",
+        "torch.load(path)", "torch.load(path, weights_only=True)", "np.load(path, allow_pickle=True)", "np.load(path)",
         "yaml.load(text)\nimport yaml", "subprocess.run(line, shell=True)", "os.system(line)",
         "distributed.broadcast_object_list(objects)", "f(trust_remote_code=True)",
     ],
@@ -146,7 +148,10 @@ def test_a_hostile_archive_is_refused_and_its_names_reach_no_disk(
     assert not Path("/tmp/brickroad-escaped.txt").exists()
     for path in workspace.documents.iterdir():
         assert not path.is_symlink()
-        assert set(path.name.split("-")[0].split(".")[0]) <= set("0123456789abcdef"), "named by a sha256"
+        own = path.name == "known-files.json"
+        assert own or set(path.name.split("-")[0].split(".")[0]) <= set("0123456789abcdef"), (
+            "named by a sha256"
+        )
 
 
 def test_odd_names_are_text_and_never_paths(workspace: Workspace, tmp_path: Path) -> None:
@@ -235,23 +240,16 @@ def test_secrets_are_written_nowhere_and_the_server_of_a_run_is_on_loopback(
     assert leaks == []
 
 
-def test_the_password_of_a_tracking_server_is_in_no_link_and_no_message(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from mlflow.exceptions import MlflowException
-
-    from tasks.tracking import RunLog, Tracker
+def test_the_password_of_a_tracking_server_is_in_no_link_and_no_message(workspace: Workspace) -> None:
+    from tasks.tracking import Tracker, TrackingError
 
     tracker = Tracker(workspace)
     tracker.uri = "http://reader:Xk82Secret@127.0.0.1:9"
     assert "Xk82Secret" not in tracker.run_url("a")
-    run = RunLog(tracker, "no such run")
-    with pytest.raises(MlflowException):
-        tracker.client.get_run("no such run")
-    run.summary({"a": 1.0})
-    told = capsys.readouterr().err
-    assert "does not take metrics" in told
-    assert "Xk82Secret" not in told
+    with pytest.raises(TrackingError) as told:
+        tracker.resume_run("0" * 32, {})
+    assert "MLflow at http://127.0.0.1:9" in str(told.value)
+    assert "Xk82Secret" not in str(told.value)
 
 
 def test_an_address_of_prefect_is_told_without_its_password(

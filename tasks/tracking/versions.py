@@ -79,9 +79,20 @@ class ModelRegistry(Store):
                 return self.client.get_model_version_by_alias(*reference.split("@", 1))
             return self.client.get_model_version(*reference.rsplit("/", 1))
         except MlflowException as error:
-            if error.error_code in _NO_SUCH_VERSION:
+            name = reference.split("@", 1)[0] if "@" in reference else reference.rsplit("/", 1)[0]
+            if error.error_code in _NO_SUCH_VERSION or self._is_unknown(name, error):
                 return None
             raise
+
+    def _is_unknown(self, name: str, error: MlflowException) -> bool:
+        """Whether access was denied to a model that is not there: what MLflow with passwords says to all but its admin."""
+        if error.error_code != "PERMISSION_DENIED":
+            return False
+        try:
+            self.client.get_registered_model(name)
+        except MlflowException as reason:
+            return bool(reason.error_code == "RESOURCE_DOES_NOT_EXIST")
+        return False
 
     def register(
         self,

@@ -15,6 +15,7 @@ from storage.shards import find_shards, write_shard
 from storage.workspace import Workspace
 from tasks.build import build
 from tasks.corpora import CorpusConfig
+from tasks.engine import dataset_key
 from tasks.evaluation import evaluate_checkpoint
 from tasks.ingest import IngestedShard, ingest_shard
 from tasks.prompts import PromptsConfig
@@ -57,10 +58,20 @@ def test_the_whole_road_and_the_same_road_again(tiny_corpus: Path, workspace: Wo
     tags = Tracker(workspace).client.get_run(first.model.trained.run_id).data.tags
     with get_client(sync_client=True) as client:
         flow_run = client.read_flow_run(tags["prefect.flow_run_id"])
-        keys = {artifact.key for artifact in client.read_artifacts()}
-        markdown = [a.data for a in client.read_artifacts() if a.key == "training"]
+        cards = client.read_artifacts()
+    keys = {artifact.key for artifact in cards}
+    markdown = [a.data for a in cards if a.key == "training"]
     assert flow_run.name == tags["prefect.flow_run_name"] == f"train {first.built.dataset.reference}"
-    assert {"dataset", "training", "evaluation", "registered-model", "ingest", "encode", "train"} <= keys
+    dataset_card = dataset_key(first.built.dataset.manifest.name, first.built.dataset.manifest.digest)
+    assert {dataset_card, "training", "evaluation", "gate", "ingest", "encode", "train"} <= keys
+    assert f"/artifacts/key/{dataset_card}" in tags["mlflow.note.content"], (
+        "MLflow leads to the data set's card"
+    )
+    assert tags["prefect.flow_run_url"] in tags["mlflow.note.content"], "and to the run"
+    assert first.built.dataset.reference in flow_run.tags
+    assert any("data:image/svg+xml;base64," in str(card) for card in markdown), "a training shows its curve"
+    gates = [str(a.data) for a in cards if a.key == "gate"]
+    assert any("champion before, version 1" in card for card in gates), "the second is beside the first"
     assert any(first.model.trained.run_id in str(card) for card in markdown), "Prefect leads to MLflow"
 
 

@@ -1,4 +1,4 @@
-"""`brickroad up` for real: server, pages, worker and deployments answer; a run goes through; a signal leaves nothing."""
+"""`brickroad up` for real: a schedule builds, the new data set starts a training, that a registration; a signal leaves nothing."""
 
 import json
 import os
@@ -9,17 +9,24 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from tiny_data import build_plainly
+import yaml
+from tiny_trainings import TINY
 
+from storage.shards import write_shard
 from storage.workspace import Workspace
+from tasks.tracking import ModelRegistry, Tracker
 
 BIN = Path(sys.executable).parent
+ROOT = Path(__file__).parent.parent.parent
+PATIENCE_SECONDS = 240.0
+ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 def free_port() -> int:
@@ -37,68 +44,188 @@ def wait_for_line(process: "subprocess.Popen[str]", text: str) -> None:
     raise AssertionError(f"ended with {process.wait()} before it said {text!r}")
 
 
-def answer(address: str, body: bytes | None = None) -> Any:
-    """What the API says. It answers 503 while its database is busy, which is to be asked again."""
-    request = urllib.request.Request(address, body, {"content-type": "application/json"})
-    deadline = time.monotonic() + 60
-    while True:
-        try:
-            return json.load(urllib.request.urlopen(request))
-        except urllib.error.HTTPError as error:
-            if error.code != 503 or time.monotonic() > deadline:
-                raise
+class Api:
+    """The Prefect server's, as a page asks it."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def ask(self, path: str, body: Any = None, *, method: str | None = None) -> Any:
+        """What it answers. While its database is busy that is 503, which is to be asked again."""
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"content-type": "application/json"}
+        request = urllib.request.Request(f"{self.address}/{path}", data, headers, method=method)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                with urllib.request.urlopen(request) as response:
+                    return json.loads(response.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+
+    def until(self, found: Callable[[], Any], what: str) -> Any:
+        """What is found, when it is."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not (value := found()):
+            assert time.monotonic() < deadline, f"no {what}; runs: {self.states()}"
             time.sleep(1)
+        return value
+
+    def deployment(self, name: str) -> Any:
+        return self.ask(f"deployments/name/{name}/{name}")
+
+    def runs(self, name: str) -> list[Any]:
+        """The runs of a deployment that have begun, the earliest first."""
+        flt = {"deployments": {"id": {"any_": [self.deployment(name)["id"]]}}, "sort": "START_TIME_ASC"}
+        return [run for run in self.ask("flow_runs/filter", flt) if run["start_time"]]
+
+    def states(self) -> list[tuple[str, str, str]]:
+        runs = self.ask("flow_runs/filter", {})
+        return [(run["name"], run["state_name"], (run["state"] or {}).get("message") or "") for run in runs]
+
+    def ended_run(self, name: str, number: int) -> Any:
+        """The run of that number of a deployment, when it has ended well."""
+        run = self.until(
+            lambda: next((run for run in self.runs(name)[number:] if run["state_type"] in ENDED), None),
+            f"end of run {number} of {name}",
+        )
+        assert run["state_type"] == "COMPLETED", self.states()
+        return run
+
+    def start(self, name: str, parameters: Any = None) -> None:
+        """Run on the page of a deployment."""
+        body = {"parameters": parameters or {}, "state": {"type": "SCHEDULED"}}
+        self.ask(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)
+
+    def events(self, name: str) -> list[Any]:
+        body = {"filter": {"event": {"name": [name]}}, "limit": 50}
+        events: list[Any] = self.ask("events/filter", body)["events"]
+        return events
+
+
+def deployments_of(corpus: Path, folder: Path) -> Path:
+    """prefect.yaml as a user changes it: another corpus, a recipe that is trained in a moment."""
+    document = yaml.safe_load((ROOT / "prefect.yaml").read_text(encoding="utf-8"))
+    by_name = {one["name"]: one for one in document["deployments"]}
+    by_name["build-dataset"]["parameters"] = {"config": {"corpus": str(corpus), "val_fraction": 0.1}}
+    by_name["train-model"]["triggers"][0]["parameters"]["request"]["settings"] = TINY
+    path = folder / "deployments.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
 
 
 @pytest.fixture
-def up(workspace: Workspace) -> Iterator[tuple["subprocess.Popen[str]", dict[str, str]]]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+def up(workspace: Workspace, tiny_corpus: Path) -> Iterator["subprocess.Popen[str]"]:
     ports = ["--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
+    file = deployments_of(tiny_corpus, workspace.root.parent)
     process = subprocess.Popen(
-        [BIN / "brickroad", "up", "--workspace", workspace.root, *ports],
+        [BIN / "brickroad", "up", "--workspace", workspace.root, "--deployments", file, *ports],
         stderr=subprocess.PIPE,
         text=True,
-        env=environment | {"COLUMNS": "120"},
+        env=without_prefect() | {"COLUMNS": "120"},
         cwd=workspace.root.parent,
     )
     try:
         wait_for_line(process, "Next")
-        yield process, json.loads(workspace.services_file.read_text())
+        yield process
     finally:
         process.kill()
         process.wait()
 
 
-def test_a_deployed_run_goes_through_a_worker_and_a_signal_ends_everything(
-    up: tuple["subprocess.Popen[str]", dict[str, str]], workspace: Workspace, tiny_corpus: Path
-) -> None:
-    process, addresses = up
-    children = psutil.Process(process.pid).children(recursive=True)
-    assert len(children) >= 3, "a server, the MLflow pages, a worker"
-    assert b"OK" in urllib.request.urlopen(f"{addresses['mlflow_url']}/health").read()
-    dataset = build_plainly(tiny_corpus, workspace)
-    api = addresses["prefect_api_url"]
-    deployment = answer(f"{api}/deployments/name/build-dataset/build-dataset")
-    body = json.dumps(
-        {
-            "parameters": {"config": {"corpus": str(tiny_corpus), "val_fraction": 0.1}},
-            "state": {"type": "SCHEDULED"},
-        }
-    ).encode()
-    run = answer(f"{api}/deployments/{deployment['id']}/create_flow_run", body)
-    deadline = time.monotonic() + 120
-    state = "SCHEDULED"
-    while state not in ("COMPLETED", "FAILED", "CRASHED") and time.monotonic() < deadline:
-        time.sleep(1)
-        state = answer(f"{api}/flow_runs/{run['id']}")["state_type"]
-    assert state == "COMPLETED", (workspace.root / "logs" / "worker.log").read_text()
-    assert (dataset.path / "manifest.json").is_file()
+def without_prefect() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
 
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=40) == 0
+
+@pytest.mark.timeout(1500)
+def test_a_schedule_builds_and_only_what_is_new_is_trained_on(
+    up: "subprocess.Popen[str]", workspace: Workspace, tiny_corpus: Path
+) -> None:
+    addresses = json.loads(workspace.services_file.read_text())
+    api = Api(addresses["prefect_api_url"])
+    children = psutil.Process(up.pid).children(recursive=True)
+    assert len(children) >= 4, "a server, the MLflow pages, two workers"
+    assert b"OK" in urllib.request.urlopen(f"{addresses['mlflow_url']}/health").read()
+    second_up = subprocess.run(
+        [BIN / "brickroad", "up", "--workspace", workspace.root],
+        capture_output=True,
+        text=True,
+        env=without_prefect(),
+    )
+    assert second_up.returncode == 1
+    assert f"brickroad up is running on {workspace.root} already ({api.address}" in second_up.stderr.replace(
+        "\n", ""
+    )
+
+    # It is night: nothing was typed. Far enough ahead that a busy server has seen the schedule before its time has come.
+    soon = (datetime.now(UTC) + timedelta(seconds=90)).isoformat()
+    once = {"schedule": {"interval": 86400, "anchor_date": soon}, "active": True}
+    api.ask(f"deployments/{api.deployment('build-dataset')['id']}/schedules", [once])
+    assert api.ended_run("build-dataset", 0)["auto_scheduled"]
+    trained = api.ended_run("train-model", 0)
+    api.ended_run("register-candidate", 0)
+    first = datasets_of(api)
+    assert [trained["parameters"]["request"]["dataset"]] == first
+    assert ModelRegistry(workspace).champion("brickroad-gpt"), "the first is champion"
+    version = trained_version(api)
+    assert version == api.deployment("build-dataset")["version"]
+
+    # The next night finds nothing new.
+    api.start("build-dataset")
+    api.ended_run("build-dataset", 1)
+    assert "0 read now, 12 reused" in newest_dataset_card(api)
+    # A shard is added.
+    write_shard(
+        tiny_corpus / "urlsf_subset00-13_data.xz",
+        [("new.txt", b"The lion was not brave, and knew it well.\n" * 20)],
+    )
+    api.start("build-dataset")
+    api.ended_run("build-dataset", 2)
+    assert "1 read now, 12 reused" in newest_dataset_card(api)
+    second = api.ended_run("train-model", 1)["parameters"]["request"]["dataset"]
+    assert datasets_of(api) == [*first, second]
+    assert second != first[0]
+    api.ended_run("register-candidate", 1)
+    # The same training asked for again has nothing to do: an event that comes twice does no harm.
+    api.start("train-model", {"request": {"dataset": second, "settings": TINY}, "unless_trained": True})
+    assert api.ended_run("train-model", 2)["state_name"] == "Nothing to do"
+    tracker = Tracker(workspace)
+    assert len(tracker.client.search_runs([tracker.experiment_id])) == 2
+    crons = api.ask("flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}})
+    assert {"build-dataset", "train-model", "verify-dataset"} <= {flow_name(api, run) for run in crons}, (
+        "by cron"
+    )
+
+    children = psutil.Process(up.pid).children(recursive=True)
+    up.send_signal(signal.SIGINT)
+    assert up.wait(timeout=60) == 0
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive, f"left running: {alive}"
     assert not workspace.services_file.exists()
+
+
+def datasets_of(api: Api) -> list[str]:
+    """The data sets that were told of, the earliest first."""
+    events = sorted(api.events("brickroad.dataset.published"), key=lambda event: str(event["occurred"]))
+    return [event["payload"]["reference"] for event in events]
+
+
+def trained_version(api: Api) -> str:
+    deployment = api.deployment("train-model")
+    assert deployment["work_pool_name"] == "gpu"
+    return str(deployment["version"])
+
+
+def newest_dataset_card(api: Api) -> str:
+    """What the card of the data set that was built last says."""
+    asked = {"artifacts": {"key": {"like_": "dataset-%"}}, "sort": "CREATED_DESC", "limit": 1}
+    return str(api.ask("artifacts/filter", asked)[0]["data"])
+
+
+def flow_name(api: Api, run: Any) -> str:
+    return str(api.ask(f"flows/{run['flow_id']}")["name"])
 
 
 def test_a_taken_port_is_one_line(workspace: Workspace) -> None:
@@ -115,3 +242,28 @@ def test_a_taken_port_is_one_line(workspace: Workspace) -> None:
     assert done.returncode == 1
     assert f"port {port} for Prefect is taken; choose another with --prefect-port" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_misspelt_key_is_one_line_and_leaves_nothing(workspace: Workspace, tiny_corpus: Path) -> None:
+    file = deployments_of(tiny_corpus, workspace.root.parent)
+    file.write_text(file.read_text().replace("schedules:", "schedule_s:", 1))
+    ports = ["--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
+    done = subprocess.run(
+        [BIN / "brickroad", "up", "--workspace", workspace.root, "--deployments", file, *ports],
+        capture_output=True,
+        text=True,
+        env=without_prefect(),
+    )
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert (
+        last
+        == f"error: {file}: deployment build-dataset: 'schedule_s' is not known; did you mean 'schedules'?"
+    )
+    left = [
+        one.cmdline()
+        for one in psutil.process_iter()
+        if str(workspace.root)
+        in " ".join(one.environ() if one.status() != "zombie" and one.uids().real == os.getuid() else [])
+    ]
+    assert left == []

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,16 @@ def test_a_checkpoint_holds_no_pickle_and_leaves_nothing_beside_it(tmp_path: Pat
     save(tmp_path / "run")
     found = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
     assert found == [f"run/step-00000005/{name}" for name in ("checkpoint.json", *NAMES)]
+
+
+def test_who_may_read_the_record_may_read_the_weights(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        checkpoint = save(tmp_path)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in checkpoint.path.iterdir()}
+    assert modes == dict.fromkeys(("checkpoint.json", *NAMES), 0o640)
 
 
 @pytest.mark.parametrize("name", NAMES)

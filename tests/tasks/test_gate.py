@@ -8,7 +8,7 @@ import pytest
 from model.config import preset, recipe_to_dict, with_settings
 from model.evaluation import evaluate
 from model.training import Training
-from storage.checkpoints import Checkpoint, save_checkpoint
+from storage.checkpoints import Checkpoint, load_tensors, save_checkpoint
 from storage.datasets import Dataset
 from storage.errors import CheckpointError
 from storage.workspace import Workspace
@@ -96,6 +96,27 @@ def test_promotion_by_hand_and_back(dataset: Dataset, workspace: Workspace) -> N
     for missing in (f"{MODEL_NAME}/9", "nothing/1", "a-run-id"):
         with pytest.raises(CheckpointError, match="no such version"):
             promote(missing, workspace)
+
+
+def test_a_run_that_is_not_registered_is_promoted_with_what_the_gate_says_of_it(
+    dataset: Dataset, workspace: Workspace
+) -> None:
+    short, long = (trained(dataset, workspace, steps) for steps in (5, 120))
+    register(found(long), evaluated(long, workspace), workspace)
+    promoted = promote(short.facts["run_id"], workspace)
+    assert (promoted.version, promoted.alias) == ("2", "champion")
+    assert promoted.reason == "promoted by hand in place of version 1"
+    registry = ModelRegistry(workspace)
+    assert "not better beyond chance" in registry.client.get_model_version(MODEL_NAME, "2").description
+    assert registry.champion(MODEL_NAME).run_id == short.facts["run_id"]  # type: ignore[union-attr]
+    assert roll_back(workspace).version == "1"
+    other = workspace.checkpoints / "imported"
+    facts = short.facts | {"run_id": None}
+    save_checkpoint(
+        other, step=0, tensors=load_tensors(short), facts=facts, tokenizer_json=short.tokenizer_json()
+    )
+    with pytest.raises(CheckpointError, match="has no run in MLflow"):
+        promote("imported", workspace)
 
 
 def test_what_speaks_against_a_model_outweighs_its_loss(dataset: Dataset, workspace: Workspace) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from servers import files_below, hub_server
 from tiny_data import build_plainly, tiny_documents
 
 from model.bpe import END_OF_TEXT
@@ -344,6 +345,26 @@ def test_a_tokenizer_of_more_ids_than_the_network_is_refused(
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match=r"has no tokenizer\.json, nor vocab\.json"):
         import_model(str(tmp_path), workspace)
+
+
+def test_a_name_on_the_hub_is_fetched_without_pickle_and_code(
+    tmp_path: Path, workspace: Workspace, own_bpe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    theirs = tmp_path / "theirs"
+    random_gpt2(theirs, own_bpe, max_shard_size="20KB")
+    (theirs / "pytorch_model.bin").write_bytes(b"a pickle")
+    (theirs / "modeling.py").write_text("raise SystemExit")
+    with hub_server(files_below(theirs), monkeypatch, of_model=True) as server:
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        fetched = import_model("owner/name", workspace)
+        asked = " ".join(path for _, path, _ in server.asked)
+        assert "model.safetensors.index.json" in asked
+        assert "pytorch_model.bin" not in asked and "modeling.py" not in asked
+        with pytest.raises(NetworkError, match="owner/other: no such folder here, and the Hugging Face hub"):
+            import_model("owner/other", workspace)
+    assert fetched.name == "name"
+    assert fetched.sha256 == import_model(str(theirs), workspace, name="folder").sha256
 
 
 def test_a_name_that_the_hub_does_not_give_is_one_line(

@@ -224,5 +224,5 @@ def test_a_record_comes_back_as_it_was_and_damage_is_one_line(run_id: str, works
     text = record.to_json()
     assert RunRecord.from_json(text, "here").to_json() == text
     for bad in ("", "[]", "{}", text.replace('"format_version": 1', '"format_version": 9'), text[:-9]):
-        with pytest.raises(CheckpointError, match="^here: "):
+        with pytest.raises(CheckpointError, match=r"^here: "):
             RunRecord.from_json(bad, "here")

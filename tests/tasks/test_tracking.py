@@ -28,22 +28,6 @@ def test_no_champion_is_not_a_registry_that_is_down(workspace: Workspace, no_ret
         registry.champion("brickroad-gpt")
 
 
-def test_metrics_wait_while_the_server_is_down_and_arrive_once(
-    dataset: Dataset, workspace: Workspace, no_retries: None, capsys: pytest.CaptureFixture[str]
-) -> None:
-    tracker = Tracker(workspace)
-    run = tracker.start_run("r", dataset, {"a": 1}, {})
-    up, run._client = run._client, MlflowClient(tracking_uri=DOWN)
-    for step in (1, 2, 3):
-        run.metrics(step, {"train_loss": float(step)})
-        run.flush()
-    assert capsys.readouterr().err.count("does not take metrics") == 1, "said once, not at each step"
-    run._client = up
-    run.metrics(4, {"train_loss": 4.0})
-    run.end("FINISHED")
-    assert run.history("train_loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
-
-
 def test_a_resumed_run_logs_no_point_twice(dataset: Dataset, workspace: Workspace) -> None:
     tracker = Tracker(workspace)
     run = tracker.start_run("r", dataset, {}, {})

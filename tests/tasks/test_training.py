@@ -23,7 +23,7 @@ from storage import blocks, checkpoints, datasets
 from storage.blocks import BLOCK_BYTES, FileFacts, FileRange
 from storage.checkpoints import latest_checkpoint, list_checkpoints, verified_sha256
 from storage.datasets import Dataset
-from storage.errors import DatasetError
+from storage.errors import CheckpointError, DatasetError
 from storage.workspace import Workspace
 from tasks import session, tracking
 from tasks.evaluation import evaluate_checkpoint
@@ -136,7 +136,7 @@ def signal_at(moment: Moment, step: int, number: signal.Signals, patch: pytest.M
     """Has this process send itself a signal when a training comes to this moment of this step (from 1)."""
     owner: Any
     owner, name = {
-        "logging": (tracking.RunLog, "metrics"),
+        "logging": (tracking.TrainingLog, "metrics"),
         "second part of a step": (batches, "gather"),
         "update": (Optimizers, "step"),
         "evaluation": (session, "estimate_loss"),
@@ -393,11 +393,19 @@ def test_the_registered_model_is_served_by_mlflow_itself(dataset: Dataset, works
 
 
 def test_an_unknown_model_is_one_line_with_the_way_out(workspace: Workspace) -> None:
-    from storage.errors import CheckpointError
-
     for reference in ("nobody", "brickroad-gpt@champion", "brickroad-gpt/7", "/no/such/folder"):
         with pytest.raises(CheckpointError, match=r"no such model .* give a run id"):
             find_model(reference, workspace)
+
+
+def test_a_file_for_a_model_is_not_opened(workspace: Workspace, tmp_path: Path) -> None:
+    pickle = tmp_path / "model.pt"
+    pickle.write_bytes(b"\x80\x04cposix\nsystem\n")
+    pickle.chmod(0)
+    with pytest.raises(
+        CheckpointError, match=r"model\.pt: is a file, which was not opened: a pickle can run any"
+    ):
+        find_model(str(pickle), workspace)
 
 
 def test_a_model_refuses_tokens_of_another_tokenizer(

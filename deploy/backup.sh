@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# A back-up of all that a team cannot make again: three databases, the bucket, and the records of the workspace.
+#
+#   backup.sh FOLDER      makes FOLDER/<UTC time>/; FOLDER/objects is shared by all back-ups
+#
+# The databases come first: whatever they name is in the bucket by then. SHA256SUMS is written last: without it, it is no back-up.
+# Wants PGHOST, PGPORT, both database passwords, AWS_*, ARTIFACTS_BUCKET; and BRICKROAD_WORKSPACE, if that is to be saved too.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+folder=${1:?usage: backup.sh FOLDER}
+: "${PREFECT_DATABASE_PASSWORD:?is not set: the password of the role prefect}"
+: "${MLFLOW_DATABASE_PASSWORD:?is not set: the password of the role mlflow}"
+: "${ARTIFACTS_BUCKET:?is not set: the name of the bucket}"
+
+umask 077 # MLflow's users and their hashed passwords are in here
+mkdir -p "$folder"
+earlier=$(find "$folder" -mindepth 2 -maxdepth 2 -name SHA256SUMS -printf '%h\n' | sort | tail -n 1)
+new=$folder/$(date --utc +%Y%m%dT%H%M%SZ)
+mkdir "$new"
+PGPASSWORD=$PREFECT_DATABASE_PASSWORD pg_dump --format custom --username prefect --file "$new/prefect.dump" prefect
+export PGPASSWORD=$MLFLOW_DATABASE_PASSWORD
+pg_dump --format custom --username mlflow --file "$new/mlflow.dump" mlflow
+pg_dump --format custom --username mlflow --file "$new/mlflow_auth.dump" mlflow_auth
+python "$here/bucket.py" save "$ARTIFACTS_BUCKET" --objects "$folder/objects" --list "$new/bucket.json" \
+  ${earlier:+--earlier "$earlier/bucket.json"}
+if [ -n "${BRICKROAD_WORKSPACE:-}" ]; then
+  (cd "$BRICKROAD_WORKSPACE" && find . \( -name manifest.json -o -name tokenizer.json -o -name checkpoint.json \) -print0) |
+    tar --create --gzip --directory "$BRICKROAD_WORKSPACE" --null --files-from - --file "$new/workspace.tar.gz"
+fi
+(cd "$new" && sha256sum -- * > .sums && mv .sums SHA256SUMS && sync .)
+echo "backed up to $new"

@@ -1,0 +1,116 @@
+"""A flow run at work: it holds a lease of its workspace, and ends when nobody can reach it any more or a person cancels it.
+
+Prefect cancels runs that a worker has started, by their process. One that was typed at a terminal has no worker, so it asks by
+itself whether it was cancelled; and one whose worker is dead could not be cancelled by anybody, so it saves and ends.
+"""
+
+import contextlib
+import functools
+import inspect
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, ParamSpec, TypeVar, cast
+
+from prefect import get_client
+from prefect.context import FlowRunContext
+from prefect.states import Cancelled
+
+from storage.leases import HeldLease, take_lease
+from storage.workspace import Workspace
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+FLOW_RUN = "flow_run_id"
+TRIES = "tries"
+
+_STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
+_LOOK_SECONDS = 1.0
+_ASK_SECONDS = 5.0
+_SAVING_SECONDS = 300.0  # for a checkpoint, after the worker has died
+_is_within: ContextVar[bool] = ContextVar("_is_within", default=False)
+_last: list[HeldLease] = []  # of the flow run before, in a process that makes several
+
+
+def leased(function: Callable[P, R]) -> Callable[P, R]:
+    """The function of a flow, which is seen to be at work in its workspace while it runs. Flows within it are part of it."""
+    signature, what = inspect.signature(function), function.__name__.replace("_", "-")
+
+    @functools.wraps(function)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        context = FlowRunContext.get()
+        if _is_within.get() or context is None or context.flow_run is None:
+            return function(*args, **kwargs)
+        facts = {FLOW_RUN: str(context.flow_run.id), TRIES: str(context.flow_run.run_count)}
+        _take(Workspace.at(signature.bind(*args, **kwargs).arguments.get("workspace")), what, facts)
+        token = _is_within.set(True)
+        try:
+            with _Overseer(facts[FLOW_RUN]) as overseer:
+                try:
+                    return function(*args, **kwargs)
+                except BaseException as error:
+                    if not overseer.is_cancelled:
+                        raise
+                    # A state is what Prefect takes as the run's end; whoever called the flow gets CancelledRun.
+                    return cast(R, Cancelled(message=f"cancelled by a person; {error}".rstrip("; ")))
+        finally:
+            _is_within.reset(token)
+
+    return run
+
+
+def _take(workspace: Workspace, what: str, facts: dict[str, str]) -> None:
+    """A lease that is held until the process ends, or another flow run begins in it: Prefect hears of a flow run's end
+    after its function has ended, and dies with the process if that is killed in between."""
+    while _last:
+        _last.pop().release()
+    _last.append(take_lease(workspace.leases, what, facts))
+
+
+class _Overseer:
+    """Ends this process as SIGTERM would, if its worker has died, or its flow run was cancelled without one."""
+
+    def __init__(self, flow_run_id: str) -> None:
+        self.is_cancelled = False
+        self._flow_run_id = flow_run_id
+        self._is_over = threading.Event()
+        self._looking = threading.Thread(target=self._look, daemon=True, name="overseer")
+
+    def __enter__(self) -> "_Overseer":
+        if threading.current_thread() is threading.main_thread():  # else no signal reaches the flow
+            self._looking.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+
+    def _look(self) -> None:
+        if os.environ.get(_STARTED_BY_WORKER) == self._flow_run_id:
+            self._until_the_worker_is_dead()
+        else:
+            self._until_cancelled()
+
+    def _until_the_worker_is_dead(self) -> None:
+        parent = os.getppid()
+        while not self._is_over.wait(_LOOK_SECONDS):
+            if os.getppid() != parent:
+                print("The worker of this flow run is dead: it saves, and ends.", file=sys.stderr)
+                os.kill(os.getpid(), signal.SIGTERM)
+                if not self._is_over.wait(_SAVING_SECONDS):
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return
+
+    def _until_cancelled(self) -> None:
+        while not self._is_over.wait(_ASK_SECONDS):
+            with contextlib.suppress(Exception):  # the server is busy, or down: it is asked again
+                with get_client(sync_client=True) as client:
+                    state = client.read_flow_run(cast(Any, self._flow_run_id)).state
+                if state is not None and state.is_cancelling() and not self._is_over.is_set():
+                    self.is_cancelled = True
+                    print("This flow run was cancelled: it saves, and ends.", file=sys.stderr)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return

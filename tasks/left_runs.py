@@ -1,0 +1,49 @@
+"""Runs in MLflow and the leases of those who train them: which are being trained, and which a dead process has left."""
+
+from storage.leases import HeldLease, Lease, dead_leases, is_alive, remove_lease, take_lease
+from storage.workspace import Workspace
+from tasks.tracking import Tracker
+
+LEASE_TAG = "brickroad.lease"
+_TRAINING = "training"
+_TRACKING_URI = "tracking_uri"
+
+
+def lease_for_training(workspace: Workspace, tracker: Tracker) -> HeldLease:
+    """A lease for a sitting of a training; its run in MLflow is to have it as the tag LEASE_TAG."""
+    return take_lease(workspace.leases, _TRAINING, {_TRACKING_URI: tracker.uri})
+
+
+def who_trains(run_id: str, workspace: Workspace, tracker: Tracker) -> Lease | None:
+    """The lease of the process that is at this run now, if one is."""
+    run = tracker.client.get_run(run_id)
+    lease_id = run.data.tags.get(LEASE_TAG)
+    return is_alive(workspace.leases, lease_id) if lease_id and run.info.status == "RUNNING" else None
+
+
+def close_left_runs(workspace: Workspace) -> list[str]:
+    """Runs that dead processes have left RUNNING are KILLED from now on; returns their ids.
+
+    The run names the lease of whoever is at it: one that another process goes on with names another, and is not touched.
+    """
+    closed, tracker = list[str](), None
+    for lease in dead_leases(workspace.leases):
+        if lease.what != _TRAINING:
+            continue
+        tracker = tracker or Tracker(workspace)
+        if lease.facts[_TRACKING_URI] != tracker.uri:  # its run is with another server
+            continue
+        with workspace.lock("runs"):  # nobody goes on with one meanwhile
+            closed += _closed(lease, tracker)
+        remove_lease(workspace.leases, lease)
+    return closed
+
+
+def _closed(lease: Lease, tracker: Tracker) -> list[str]:
+    found = tracker.client.search_runs(
+        [tracker.experiment_id],
+        filter_string=f"tags.`{LEASE_TAG}` = '{lease.id}' AND attributes.status = 'RUNNING'",
+    )
+    for run in found:
+        tracker.end_dead_run(run.info.run_id)  # after all that it had still to tell
+    return [run.info.run_id for run in found]

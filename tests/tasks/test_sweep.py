@@ -1,0 +1,109 @@
+"""What dead processes have left is closed, in MLflow and in Prefect; what is alive is not touched; the next run goes on."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_trainings import TINY
+
+from storage.datasets import Dataset
+from storage.leases import leases, take_lease
+from storage.workspace import Workspace
+from tasks.left_runs import close_left_runs
+from tasks.tracking import Tracker
+from tasks.training import train
+from tasks.training_request import Cadence, TrainingRequest
+
+_TRAIN = (
+    "import json, sys; from storage.workspace import Workspace; from tasks.training import train;"
+    "from tasks.training_request import TrainingRequest;"
+    "train(TrainingRequest.from_json(json.loads(sys.argv[1])), Workspace.at(sys.argv[2]))"
+)
+STEPS = 4000
+
+
+def test_a_training_that_was_killed_is_closed_and_goes_on_when_it_is_asked_for_again(
+    dataset: Dataset, workspace: Workspace
+) -> None:
+    request = TrainingRequest(
+        dataset=dataset.reference,
+        settings=TINY | {"training.steps": str(STEPS), "training.device": "cpu"},
+        cadence=Cadence(report_every_steps=20, evaluate_every_steps=STEPS, save_every_steps=20),
+    )
+    root = str(Path(__file__).parents[2])
+    with subprocess.Popen(
+        [sys.executable, "-c", _TRAIN, json.dumps(request.to_json()), str(workspace.root)],
+        env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        while not list(workspace.checkpoints.glob("*/step-*/checkpoint.json")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        (folder,) = workspace.checkpoints.iterdir()
+        client = Tracker(workspace).client
+        assert close_left_runs(workspace) == [], "it is alive"
+        with pytest.raises(
+            ValueError, match=r"goes on already: training by process \d+ .*wait for it, or stop it"
+        ):
+            train(TrainingRequest(dataset=dataset.reference, resume=folder.name), workspace)
+        assert client.get_run(folder.name).info.status == "RUNNING"
+        process.kill()
+    assert close_left_runs(workspace) == [folder.name]
+    assert client.get_run(folder.name).info.status == "KILLED"
+    assert close_left_runs(workspace) == []
+    assert leases(workspace.leases) == []
+    from tasks.session import Session
+
+    session = Session(request, workspace)
+    assert session.run.run_id == folder.name, "the same training goes on"
+    assert session.training.step > 0
+    session.run.end("KILLED")
+    session.close()
+
+
+def test_flow_runs_of_dead_processes_are_closed_and_others_are_not(
+    prefect_server: None, workspace: Workspace
+) -> None:
+    from prefect import flow, get_client
+    from prefect.states import Cancelling, Running
+
+    from tasks.at_work import FLOW_RUN, TRIES
+    from tasks.sweep import sweep
+
+    @flow
+    def nothing() -> None: ...
+
+    with get_client(sync_client=True) as client:
+        ids = {}
+        for name in ("dead", "cancelled", "alive", "later try"):
+            run = client.create_flow_run(nothing, name=name)
+            client.set_flow_run_state(run.id, Running(), force=True)
+            held = take_lease(
+                workspace.leases,
+                "nothing",
+                {FLOW_RUN: str(run.id), TRIES: "1" if name != "later try" else "0"},
+            )
+            ids[name] = run.id
+            if name == "cancelled":
+                client.set_flow_run_state(run.id, Cancelling(), force=True)
+            if name != "alive":
+                held.release()
+            else:
+                alive = held
+        swept = sweep(workspace)
+        assert set(swept.flow_runs) == {str(ids["dead"]), str(ids["cancelled"])}
+        states = {name: client.read_flow_run(one).state for name, one in ids.items()}
+        assert {name: state.type.value for name, state in states.items() if state} == {
+            "dead": "CRASHED",
+            "cancelled": "CANCELLED",
+            "alive": "RUNNING",
+            "later try": "RUNNING",
+        }
+        assert "its process is no more: nothing by process" in str(states["dead"])
+        assert [lease.facts[FLOW_RUN] for lease, _ in leases(workspace.leases)] == [str(ids["alive"])]
+        assert sweep(workspace).is_nothing
+        alive.release()
+        assert sweep(workspace).flow_runs == [str(ids["alive"])]
