@@ -14,11 +14,14 @@ def lease_for_training(workspace: Workspace, tracker: Tracker) -> HeldLease:
     return take_lease(workspace.leases, _TRAINING, {_TRACKING_URI: tracker.uri})
 
 
-def who_trains(run_id: str, workspace: Workspace, tracker: Tracker) -> Lease | None:
-    """The lease of the process that is at this run now, if one is."""
+def refuse_at_work(run_id: str, tracker: Tracker) -> None:
+    """Raises ValueError if a process is at this run now."""
     run = tracker.client.get_run(run_id)
     lease_id = run.data.tags.get(LEASE_TAG)
-    return is_alive(workspace.leases, lease_id) if lease_id and run.info.status == "RUNNING" else None
+    if not lease_id or run.info.status != "RUNNING":
+        return
+    if lease := is_alive(tracker.workspace.leases, lease_id):
+        raise ValueError(f"run {run_id} goes on already: {lease}; wait for it, or stop it")
 
 
 def close_left_runs(workspace: Workspace) -> list[str]:

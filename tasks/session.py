@@ -25,8 +25,9 @@ from tasks.engine import ROOT_FLOW_RUN, run_links
 from tasks.evaluation import refuse_other_rows
 from tasks.kept_checkpoints import KeptCheckpoints
 from tasks.kept_record import KeptRecord
-from tasks.left_runs import LEASE_TAG, close_left_runs, lease_for_training, who_trains
+from tasks.left_runs import LEASE_TAG, close_left_runs, lease_for_training, refuse_at_work
 from tasks.parent import find_parent
+from tasks.provenance import provenance
 from tasks.skipped import name_skipped
 from tasks.so_far import SoFar
 from tasks.throughput import Throughput
@@ -70,6 +71,8 @@ class Session:
             close_left_runs(workspace)
         earlier = self._earlier_try(request, workspace, tracker) if tracker else None
         run_id = request.resume or ranks.from_first(earlier)
+        if tracker and run_id:
+            refuse_at_work(run_id, tracker)  # before its checkpoints are read, which come and go
         resumed = latest_checkpoint(workspace.checkpoints / run_id) if run_id else None
         self.recipe = self._recipe(request, resumed)
         refuse_other_rows(self.dataset, self.recipe.network.block_size)
@@ -132,8 +135,7 @@ class Session:
     def _resumed_run(self, run_id: str, tracker: Tracker) -> TrainingLog:
         """An earlier run, gone on with by one process at a time. ValueError if another one is at it."""
         with tracker.workspace.lock("runs"):
-            if other := who_trains(run_id, tracker.workspace, tracker):
-                raise ValueError(f"run {run_id} goes on already: {other}; wait for it, or stop it")
+            refuse_at_work(run_id, tracker)
             return tracker.resume_run(run_id, self._tags)
 
     def _earlier_try(self, request: TrainingRequest, workspace: Workspace, tracker: Tracker) -> str | None:
@@ -206,7 +208,7 @@ class Session:
             "precision_used": self.training.precision,
             "processes": self.ranks.size,
         }
-        tags = self._tags | (self.parent.tags() if self.parent else {})
+        tags = self._tags | provenance().tags() | (self.parent.tags() if self.parent else {})
         return tracker.start_run(name, self.dataset, parameters | facts, tags)
 
     @property
@@ -345,6 +347,7 @@ class Session:
             "val_loss": val_loss,
             "so_far": asdict(self.so_far),
             "throughput": {"tokens": self.throughput.tokens, "seconds": self.throughput.seconds},
+            "sitting": self.record.facts,
             **_versions(),
         } | self._origin_facts()
 

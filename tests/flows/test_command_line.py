@@ -38,8 +38,12 @@ COMMANDS = [
     "quantize",
     "export-hf",
     "import-hf",
+    "reproduce",
     "up",
+    "status",
     "doctor",
+    "sweep",
+    "collect-garbage",
 ]
 
 

@@ -15,11 +15,13 @@ BRICKROAD = Path(sys.executable).parent / "brickroad"
 
 
 def status(workspace: Workspace, *options: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    # A server of other tests, which may run by now, is not this workspace's.
+    elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return subprocess.run(
         [BRICKROAD, "status", "--workspace", workspace.root, *options],
         capture_output=True,
         text=True,
-        env=os.environ | {"COLUMNS": "80"} | environment,
+        env=elsewhere | {"COLUMNS": "80"} | environment,
     )
 
 
