@@ -79,9 +79,11 @@ class Journal:
         return _lines(self.path, self.told_bytes)
 
     def mark_told(self, end_bytes: int) -> None:
-        """Notes that all up to here has been told."""
-        write_json(self._told_path, {"bytes": end_bytes})
+        """Notes that all up to here has been told. Where there is no room for a note, this holder alone knows it: the next one
+        tells it again, which harms nobody."""
         self.told_bytes = end_bytes
+        with contextlib.suppress(OSError):
+            write_json(self._told_path, {"bytes": end_bytes})
 
     def close(self) -> None:
         """Gives it back."""

@@ -23,6 +23,7 @@ from storage.datasets import Dataset, list_datasets
 from storage.errors import CheckpointError
 from storage.leases import leases
 from storage.removal import discard, freed_bytes, remains
+from storage.run_records import RECORD_NAME
 from storage.workspace import Workspace
 from tasks.adapters import ADAPTER_OF
 from tasks.left_runs import LEASE_TAG
@@ -96,8 +97,9 @@ def remove_garbage(workspace: Workspace, keeping: Keeping) -> Garbage:
             for path in paths:
                 discard(path)
         for folder in workspace.checkpoints.glob("*"):
-            with contextlib.suppress(OSError):  # it is not empty
-                if folder.name in kept.deleted_run_ids:
+            if folder.name in kept.deleted_run_ids and not list(folder.glob("step-*")):
+                (folder / RECORD_NAME).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # it is not empty
                     folder.rmdir()
     return weighed
 

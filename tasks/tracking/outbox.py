@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from storage.journal import Journal
@@ -36,15 +36,15 @@ class _Parcel:
 
 def ship(journal: Journal, teller: Teller, before: Callable[[Entry], None] = lambda entry: None) -> None:
     """Tells all that is untold, in order, and notes it; `before` hears of each parcel's first entry. Raises what the store raises."""
-    for parcel in _parcels(journal):
+    for parcel in _parcels(_untold(journal)):
         if parcel.entries:
             before(parcel.entries[0])
             teller.tell(parcel.entries)
         journal.mark_told(parcel.end_bytes)
 
 
-def _parcels(journal: Journal) -> Iterator[_Parcel]:
-    points, values, end_bytes = list[Entry](), 0, 0
+def _untold(journal: Journal) -> Iterator[tuple[Entry | None, int]]:
+    """The entries that have not been told, None for a damaged one, and where in the journal each ends."""
     for line in journal.untold():
         entry = from_fields(line.entry)
         if entry is None:
@@ -52,10 +52,16 @@ def _parcels(journal: Journal) -> Iterator[_Parcel]:
                 f"{journal.path}: a line is damaged and is left out, before byte {line.end_bytes}",
                 file=sys.stderr,
             )
+        yield entry, line.end_bytes
+
+
+def _parcels(entries: Iterable[tuple[Entry | None, int]]) -> Iterator[_Parcel]:
+    points, values, end_bytes = list[Entry](), 0, 0
+    for entry, end in entries:
         if points and (not isinstance(entry, Points) or values + len(entry.values) > MOST_POINTS_A_CALL):
             yield _Parcel(entries=points, end_bytes=end_bytes)
             points, values = [], 0
-        end_bytes = line.end_bytes
+        end_bytes = end
         if isinstance(entry, Points):
             points.append(entry)
             values += len(entry.values)
@@ -82,6 +88,7 @@ class Outbox:
         self._thread = threading.Thread(target=self._run, name=f"outbox of {teller.run_id}", daemon=True)
         self._is_disk_failing = False
         self._failing_tries = 0
+        self._has_told_in_this_try = False
         self._failure: str | None = None
         self._deadline = 0.0
 
@@ -134,7 +141,7 @@ class Outbox:
         while not self._given_up.is_set():
             self._wake.wait(self._pause_seconds())
             self._wake.clear()
-            is_last = self._closing.is_set()
+            is_last, self._has_told_in_this_try = self._closing.is_set(), False
             try:
                 ship(self._journal, self._teller, self._hope)
                 self._ship_unwritten()
@@ -167,7 +174,12 @@ class Outbox:
             self._journal.remove()
 
     def _hope(self, entry: Entry) -> None:
-        """The store has answered until now: what comes next gets its time."""
+        """What comes next gets its time, if the store has answered until now: in a try after a failing one that is not known
+        before its first parcel."""
+        has_answered = self._has_told_in_this_try or not self._failing_tries
+        self._has_told_in_this_try = True  # should this parcel fail, the try is over
+        if not has_answered:
+            return
         seconds = _UPLOAD_SECONDS if isinstance(entry, Saved) else _PATIENCE_SECONDS
         self._deadline = time.monotonic() + seconds
 
@@ -185,11 +197,13 @@ class Outbox:
         with self._lock:
             self._write()
             waiting = list(self._unwritten)
-        for entry in waiting:
-            self._teller.tell([entry])
+        for parcel in _parcels((entry, 0) for entry in waiting):
+            self._hope(parcel.entries[0])
+            self._teller.tell(parcel.entries)
             with self._lock:
-                if self._unwritten and self._unwritten[0] is entry:
-                    self._unwritten.popleft()
+                for entry in parcel.entries:
+                    if self._unwritten and self._unwritten[0] is entry:
+                        self._unwritten.popleft()
 
     def _say_disk_fails(self, error: OSError) -> None:
         if not self._is_disk_failing:

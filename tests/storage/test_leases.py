@@ -17,9 +17,13 @@ from pathlib import Path
 from storage.leases import take_lease
 held = take_lease(Path(sys.argv[1]), "work", {"run": "1"})
 child = subprocess.Popen(["sleep", "60"]) if sys.argv[2] == "exec" else None
+reads, writes = os.pipe()
 fork = os.fork() if sys.argv[2] == "fork" else None
 if fork == 0:
+    os.write(writes, b".")
     time.sleep(60)
+if fork:
+    os.read(reads, 1)  # it has let go
 print(child.pid if child else fork or 0, flush=True)
 time.sleep(60)
 """
