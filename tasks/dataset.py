@@ -317,7 +317,7 @@ def build_facts(config: CorpusConfig) -> dict[str, Any]:
     """What a manifest tells about its making, and no fingerprint depends on."""
     tests = [str(Path(place).expanduser().absolute()) for place in config.quality.decontaminate]
     return {
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "config": asdict(config)
         | {"corpus": _absolute(config.corpus), "val_fraction": config.chosen_val_fraction}
         | {"quality": asdict(config.quality) | {"decontaminate": tests}},

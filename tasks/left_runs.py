@@ -16,11 +16,8 @@ def lease_for_training(workspace: Workspace, tracker: Tracker) -> HeldLease:
 
 def refuse_at_work(run_id: str, tracker: Tracker) -> None:
     """Raises ValueError if a process is at this run now."""
-    run = tracker.client.get_run(run_id)
-    lease_id = run.data.tags.get(LEASE_TAG)
-    if not lease_id or run.info.status != "RUNNING":
-        return
-    if lease := is_alive(tracker.workspace.leases, lease_id):
+    lease_id = tracker.running_tag(run_id, LEASE_TAG)
+    if lease_id and (lease := is_alive(tracker.workspace.leases, lease_id)):
         raise ValueError(f"run {run_id} goes on already: {lease}; wait for it, or stop it")
 
 

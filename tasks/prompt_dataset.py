@@ -188,7 +188,7 @@ def _make(config: PromptsConfig, parent: Parent, identity: str, workspace: Works
 
 def _build_facts(config: PromptsConfig) -> dict[str, Any]:
     return {
-        "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created_at": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "config": asdict(config) | {"corpus": str(config.path), "quality": {}},
         "brickroad": version("brickroad"),
         "python": platform.python_version(),

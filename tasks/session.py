@@ -71,10 +71,10 @@ class Session:
             close_left_runs(workspace)
         earlier = self._earlier_try(request, workspace, tracker) if tracker else None
         run_id = request.resume or ranks.from_first(earlier)
-        if tracker and run_id:
-            refuse_at_work(run_id, tracker)  # before its checkpoints are read, which come and go
         resumed = latest_checkpoint(workspace.checkpoints / run_id) if run_id else None
         self.recipe = self._recipe(request, resumed)
+        if tracker and run_id:
+            refuse_at_work(run_id, tracker)  # before its tensors are read, which come and go
         refuse_other_rows(self.dataset, self.recipe.network.block_size)
         self.cadence = request.cadence.of(self.recipe.training.steps)
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(workspace.compiled))

@@ -8,6 +8,7 @@ from typing import Any
 
 from mlflow.entities import Dataset as DatasetEntity
 from mlflow.entities import DatasetInput, InputTag, LifecycleStage, Param
+from mlflow.exceptions import MlflowException
 
 from storage.datasets import Dataset
 from storage.errors import JournalHeldError
@@ -87,6 +88,16 @@ class Tracker(Store):
             order_by=["attributes.start_time DESC"],
         )
         return [run.info.run_id for run in found]
+
+    def running_tag(self, run_id: str, key: str) -> str | None:
+        """A tag of a run that is RUNNING; None if it is not, has no such tag, or there is no such run."""
+        try:
+            run = self.client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        return run.data.tags.get(key) if run.info.status == "RUNNING" else None
 
     def run_url(self, run_id: str) -> str:
         """The page of a run: on the tracking server, or where `brickroad up` shows this workspace, or will."""

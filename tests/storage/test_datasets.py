@@ -86,7 +86,7 @@ def parts_of(folder: Path, texts: Sequence[str], cuts: Sequence[int]) -> Iterato
     """The parts of as many shards as there are cuts, and one; each is made when it is asked for."""
     for n, (begin, end) in enumerate(pairwise([0, *cuts, len(texts)])):
         group = texts[begin:end]
-        part = write_part(folder / "tokens" / f"{len(texts)}-{cuts}-{n}", group)
+        part = write_part(folder / "tokens" / f"{len(texts)}-{len(cuts)}-{n}", group)
         source = Source(
             name=f"s-{n}.xz",
             sha256=f"{n}",
