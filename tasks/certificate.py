@@ -200,7 +200,10 @@ def main() -> None:
     asked, told = map(Path, sys.argv[1:])
     end_with_parent(signal.SIGKILL)
     fields = json.loads(asked.read_text())
-    session = Session(TrainingRequest.from_json(fields["request"]), Workspace.at(Path(fields["workspace"])))
+    # Anew: one that was killed before would be no training that never stopped.
+    session = Session(
+        TrainingRequest.from_json(fields["request"]), Workspace.at(Path(fields["workspace"])), goes_on=False
+    )
     partial = told.with_suffix(PARTIAL_SUFFIX)
     partial.write_text(session.run.run_id)
     partial.rename(told)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -45,7 +46,7 @@ class Session:
     `is_owed_a_val_loss`: one was due at the step of the checkpoint that it went on from, and there was no time for it.
 
     Of several `ranks` each has a session, and calls alike whatever is called here; the first alone writes checkpoints and tells
-    MLflow. `links` are tags that lead back to Prefect.
+    MLflow. `links` are tags that lead back to Prefect. Unless `goes_on`, a training that was begun before is begun anew.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Session:
         *,
         ranks: Ranks = ALONE,
         links: Mapping[str, str] | None = None,
+        goes_on: bool = True,
     ) -> None:
         self.request = request
         self.ranks = ranks
@@ -69,7 +71,7 @@ class Session:
         self._lease = lease_for_training(workspace, tracker) if tracker else None
         if tracker:
             close_left_runs(workspace)
-        earlier = self._earlier_try(request, workspace, tracker) if tracker else None
+        earlier = self._earlier_try(request, workspace, tracker) if tracker and goes_on else None
         run_id = request.resume or ranks.from_first(earlier)
         resumed = latest_checkpoint(workspace.checkpoints / run_id) if run_id else None
         self.recipe = self._recipe(request, resumed)
@@ -93,6 +95,11 @@ class Session:
         self.so_far, self.throughput, self.is_owed_a_val_loss = SoFar(), Throughput(), False
         if resumed:
             self._go_on_from(resumed)
+        if earlier and not request.resume:
+            print(
+                f"This training was begun before: run {run_id} goes on from step {self.training.step:,}",
+                file=sys.stderr,
+            )
         if tracker:
             self.run = self._resumed_run(run_id, tracker) if run_id else self._new_run(request, tracker)
             tracker.ship_left_meanwhile()

@@ -11,8 +11,9 @@ from storage.datasets import Dataset
 from storage.workspace import Workspace
 from tasks import certificate
 from tasks.certificate import Certificate, CertificationError, Outcome, Round, certify_resume
+from tasks.left_runs import close_left_runs
 from tasks.tracking import Tracker
-from tasks.training_request import TrainingRequest
+from tasks.training_request import Cadence, TrainingRequest
 
 # Dropout and accumulation are on, and Muon beside AdamW.
 SETTINGS = {
@@ -57,6 +58,16 @@ def test_killed_trainings_go_on_to_the_same_bytes(
         written = Path(tracker.client.download_artifacts(run_id, "certificate.json"))
         assert json.loads(written.read_text())["whole"]["weights_sha256"] == one.outcome.weights_sha256
         assert not list((workspace.checkpoints / run_id).glob("*.partial"))
+
+
+def test_a_training_that_was_killed_before_is_no_part_of_it(dataset: Dataset, workspace: Workspace) -> None:
+    request = TrainingRequest(dataset=dataset.reference, settings=SETTINGS)
+    cadence = Cadence(report_every_steps=1, evaluate_every_steps=120, save_every_steps=30)
+    killed = certificate._killed(replace(request, cadence=cadence), workspace, "between checkpoints")
+    assert close_left_runs(workspace) == [killed], "anybody else who asks for the same goes on with it"
+    certified = certify_resume(request, workspace)
+    assert certified.ok
+    assert killed not in {certified.whole.run_id, *(one.outcome.run_id for one in certified.rounds)}
 
 
 def history(tracker: Tracker, run_id: str) -> list[tuple[int, float]]:
