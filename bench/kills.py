@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 
 from flows.environment import SETTINGS
+from flows.limits import GPU
 from flows.processes import Processes
 from storage.checkpoints import latest_checkpoint, verified_sha256
 from storage.datasets import read_dataset
@@ -111,16 +112,21 @@ class Road:
         """All of them, with the deployments."""
         for name in ("prefect", "mlflow"):
             self.start(name)
-        self.processes["prefect"].run(["prefect", "work-pool", "create", POOL, "--type", "process"])
+        self._done("pool", ["prefect", "work-pool", "create", POOL, "--type", "process"])
+        self._done("limit", ["prefect", "gcl", "create", GPU, "--limit", "1"])
         deployments = "".join(
             f"- name: {flow.replace('_', '-')}\n  entrypoint: flows.{flow}.{flow}\n  tags: [brickroad]\n  work_pool: {{name: {POOL}}}\n"
             for flow in ("build_dataset", "train_model")
         )
         file = self.workspace.root / "prefect.yaml"
         file.write_text(f"deployments:\n{deployments}")
-        deploy = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)]
-        self.processes["prefect"].run(deploy)
+        self._done("deploy", ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(file)])
         self.start("worker")
+
+    def _done(self, name: str, command: list[str]) -> None:
+        """A program that ends by itself has done its work."""
+        self.processes["prefect"].start(name, command, ends=True)
+        self.processes["prefect"].wait_for_end(name)
 
     def end(self) -> None:
         """None of them is left."""
