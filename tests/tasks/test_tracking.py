@@ -1,4 +1,4 @@
-"""The door to MLflow: what is missing is told from what is down, and an outage ends no training."""
+"""The door to MLflow: what is missing is told from what is down, and no point is told twice."""
 
 from pathlib import Path
 
