@@ -9,6 +9,7 @@ from prefect import flow
 
 from flows.build_dataset import build_dataset
 from storage.workspace import Workspace
+from tasks.at_work import leased
 from tasks.partings import Reproduction, compare_data, compare_surroundings, compare_training, own_facts
 from tasks.reproduction import (
     config_of,
@@ -20,6 +21,7 @@ from tasks.reproduction import (
 
 
 @flow(name="reproduce-run", flow_run_name="reproduce {run}", persist_result=False)
+@leased
 def reproduce_run(run: str, keep: Path | None = None, workspace: Path | None = None) -> Reproduction:
     """Builds a run's data set again, trains again by its recipe, and compares bytes and numbers. Trains only on the same data.
 
