@@ -11,7 +11,7 @@ _TRACKING_URI = "tracking_uri"
 
 def lease_for_training(workspace: Workspace, tracker: Tracker) -> HeldLease:
     """A lease for a sitting of a training; its run in MLflow is to have it as the tag LEASE_TAG."""
-    return take_lease(workspace.leases, _TRAINING, {_TRACKING_URI: tracker.uri})
+    return take_lease(workspace.leases, _TRAINING, {_TRACKING_URI: tracker.place})
 
 
 def refuse_at_work(run_id: str, tracker: Tracker) -> None:
@@ -31,7 +31,7 @@ def close_left_runs(workspace: Workspace) -> list[str]:
         if lease.what != _TRAINING:
             continue
         tracker = tracker or Tracker(workspace)
-        if lease.facts[_TRACKING_URI] != tracker.uri:  # its run is with another server
+        if lease.facts[_TRACKING_URI] != tracker.place:  # its run is with another server
             continue
         with workspace.lock("runs"):  # nobody goes on with one meanwhile
             closed += _closed(lease, tracker)
