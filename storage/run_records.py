@@ -93,8 +93,10 @@ class RunRecord:
     exact: ExactLoss | None = None
 
     def up_to(self, step: int, sha256: dict[str, str]) -> None:
-        """A checkpoint is what the run has come to: losses that were read after it are of steps that are to be made again."""
+        """A checkpoint is what the run has come to: losses that were read after it are of steps that are to be made again, and
+        a sitting that began there or later came to nothing."""
         self.step, self.sha256 = step, sha256
+        self.sittings = self.sittings[:1] + [one for one in self.sittings[1:] if one.from_step < step]
         for curve, points in self.losses.items():
             self.losses[curve] = {at: loss for at, loss in points.items() if at <= step}
 

@@ -95,13 +95,14 @@ def config_of(record: RunRecord, workspace: Workspace) -> CorpusConfig:
 
 
 def train_again(record: RunRecord, dataset: Dataset, workspace: Workspace) -> RunRecord:
-    """Trains by a record's recipe, on as many threads and in the precision it was, to the step of its last checkpoint.
+    """Trains by a record's recipe, each sitting on as many threads as it had, to the step of its last checkpoint.
 
     Returns what that came to; its checkpoints are in the `workspace`. MLflow hears nothing of it.
     """
-    facts, folder = record.sittings[-1].facts, workspace.checkpoints / record.run_id
+    folder = workspace.checkpoints / record.run_id
+    threads = {sitting.from_step: int(sitting.facts["threads"]) for sitting in record.sittings}
     with (
-        _threads(int(facts["threads"])),
+        on_threads(int(record.sittings[0].facts["threads"])),
         Watch("train", total=record.step, unit="steps", artifact_key="train") as watch,
     ):
         training = Training(
@@ -122,6 +123,7 @@ def train_again(record: RunRecord, dataset: Dataset, workspace: Workspace) -> Ru
             watch.advance(1)
             if report.step == record.step:
                 break
+            torch.set_num_threads(threads.get(report.step, torch.get_num_threads()))
     again.write(folder)
     return again
 
@@ -129,7 +131,7 @@ def train_again(record: RunRecord, dataset: Dataset, workspace: Workspace) -> Ru
 def surroundings_here(record: RunRecord) -> Sitting:
     """Where a run would be trained again, as it was."""
     facts = record.sittings[-1].facts
-    with _threads(int(facts["threads"])):
+    with on_threads(int(facts["threads"])):
         return sitting_on(choose_device(_recipe_here(record).training.device), facts["precision"])
 
 
@@ -178,7 +180,7 @@ def _save(
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
+def on_threads(count: int) -> Iterator[None]:
     """Inside, PyTorch computes on so many threads: sums depend on how they are dealt out."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)

@@ -218,7 +218,8 @@ def test_secrets_are_written_nowhere_and_the_server_of_a_run_is_on_loopback(
     with told.open("wb") as file:
         process = subprocess.Popen(
             [*command, "--workspace", workspace.root, "--json"],
-            env=os.environ | SECRETS,
+            # The Prefect home of this session's flow tests is not to be that of a program of its own.
+            env={name: value for name, value in os.environ.items() if name != "PREFECT_HOME"} | SECRETS,
             stdout=file,
             stderr=file,
         )

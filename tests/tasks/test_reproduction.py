@@ -21,7 +21,7 @@ from tasks.evaluation import evaluate_checkpoint
 from tasks.partings import Reproduction, compare_data, compare_surroundings, compare_training, own_facts
 from tasks.registry import find_model
 from tasks.report import log_evaluation
-from tasks.reproduction import config_of, find_record, refuse_unrepeatable, train_again
+from tasks.reproduction import config_of, find_record, on_threads, refuse_unrepeatable, train_again
 from tasks.tracking import Tracker
 from tasks.training import train
 from tasks.training_request import Cadence, FineTuning, TrainingRequest
@@ -119,7 +119,8 @@ def test_a_killed_and_resumed_run_is_repeated(tiny_corpus: Path, workspace: Work
     unfinished = repeat(run_id, workspace)
     assert unfinished.ok, unfinished.parts_at
     assert unfinished.step < 80
-    train(TrainingRequest(dataset=dataset.reference, resume=run_id, cadence=cadence), workspace)
+    with on_threads(torch.get_num_threads() % 2 + 1):
+        train(TrainingRequest(dataset=dataset.reference, resume=run_id, cadence=cadence), workspace)
     again = repeat(run_id, workspace)
     assert again.ok, again.parts_at
     assert again.step == 80
