@@ -438,7 +438,7 @@ def _free_port() -> int:
 
 
 def _corpus(folder: Path) -> Path:
-    sys.path.insert(0, str(ROOT / "tests"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     from tiny_data import tiny_documents
 
     from storage.shards import write_shard

@@ -71,7 +71,7 @@ def trained_by(
         subprocess.Popen(
             [
                 sys.executable,
-                ROOT / "tests" / "rank_losses.py",
+                ROOT / "tests" / "support" / "rank_losses.py",
                 asked,
                 told,
                 f"file://{folder}/meeting-{until}",

@@ -46,7 +46,7 @@ def disk(tmp_path: Path, run_folder: Path) -> FaultyDisk:
 def save_three(run_folder: Path, disk: FaultyDisk) -> Iterator[Callable[[], int]]:
     """Saves checkpoint 3, which lets 1 go, on the disk that may fail; gives the exit code."""
     with subprocess.Popen(
-        [sys.executable, ROOT / "tests" / "faulty_saves.py", run_folder],
+        [sys.executable, ROOT / "tests" / "support" / "faulty_saves.py", run_folder],
         env=os.environ | disk.variables | {"PYTHONPATH": str(ROOT)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

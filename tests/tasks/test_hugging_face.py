@@ -101,7 +101,13 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Exports:
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "2",
     }
-    command = [sys.executable, "-I", ROOT / "tests" / "loads_exports.py", results, *folders.values()]
+    command = [
+        sys.executable,
+        "-I",
+        ROOT / "tests" / "support" / "loads_exports.py",
+        results,
+        *folders.values(),
+    ]
     done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(results.read_text())

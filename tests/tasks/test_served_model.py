@@ -24,7 +24,7 @@ from storage.workspace import Workspace
 from tasks.loading import LoadedModel, load_model
 from tasks.tracking import ModelRegistry, save_pyfunc
 
-ALONE = Path(__file__).parent.parent / "served_alone.py"
+ALONE = Path(__file__).parent.parent / "support" / "served_alone.py"
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "serving.md"
 
 

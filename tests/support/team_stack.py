@@ -16,7 +16,7 @@ import pytest
 
 from flows.processes import Processes
 
-DEPLOY = Path(__file__).parent.parent / "deploy"
+DEPLOY = Path(__file__).parent.parent.parent / "deploy"
 BIN = Path(sys.executable).parent
 BUCKET = "brickroad"
 

@@ -19,7 +19,7 @@ from tasks.corpora import CorpusConfig
 from tasks.quality import QualityConfig
 from tasks.workers import Workers
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 
 
 def config_of(settings: dict[str, Any]) -> CorpusConfig:
@@ -37,7 +37,7 @@ class ForkedBuilds:
         """`variables` are further ones of the environment."""
         self._said = folder / "said"
         self._variables = (variables or {}) | {
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "support")])
         }
 
     def __enter__(self) -> Self:

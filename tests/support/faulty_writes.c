@@ -2,7 +2,7 @@
  * A disk that fails when it is told to: loaded by LD_PRELOAD, it lets one call, or all after it, fail below a folder.
  *
  * FAULTS_BELOW is the folder, FAULTS_CONTROL a file that all processes map: which calls are meant, and how they fail
- * (tests/faulty_builds.py fills it in). FAULTS_LOG gets a line for each call below the folder while `is_logging`.
+ * (tests/support/faulty_builds.py fills it in). FAULTS_LOG gets a line for each call below the folder while `is_logging`.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
