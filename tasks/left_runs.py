@@ -1,5 +1,6 @@
 """Runs in MLflow and the leases of those who train them: which are being trained, and which a dead process has left."""
 
+from storage.journal import list_journals
 from storage.leases import HeldLease, Lease, dead_leases, is_alive, remove_lease, take_lease
 from storage.workspace import Workspace
 from tasks.tracking import Tracker
@@ -37,6 +38,14 @@ def close_left_runs(workspace: Workspace) -> list[str]:
             closed += _closed(lease, tracker)
         remove_lease(workspace.leases, lease)
     return closed
+
+
+def tell_what_is_left(workspace: Workspace) -> list[str]:
+    """Tells MLflow what runs that are over have left in their journals; returns why some stays there, a line each."""
+    if not list_journals(workspace.journals):
+        return []
+    told = Tracker(workspace).ship_left()
+    return [f"the journal of run {one.run_id}: {one.failure}" for one in told if one.failure]
 
 
 def _closed(lease: Lease, tracker: Tracker) -> list[str]:

@@ -21,7 +21,7 @@ from prefect.states import Cancelled, Crashed, Scheduled
 from storage.leases import Lease, dead_leases, leases, remove_lease
 from storage.workspace import Workspace
 from tasks.at_work import FLOW_RUN, TRIES
-from tasks.left_runs import close_left_runs
+from tasks.left_runs import close_left_runs, tell_what_is_left
 
 _OPEN = (StateType.RUNNING, StateType.CANCELLING)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -44,20 +44,28 @@ class Swept:
 
 
 def sweep(workspace: Workspace) -> Swept:
-    """Closes what dead processes have left. Safe to call at any time, and by several at once."""
+    """Closes what dead processes have left, and tells MLflow what it has not heard. Safe to call at any time, and by several
+    at once."""
     swept = Swept(
         left_alone=[
             f"{one}: of another machine" for one, how in leases(workspace.leases) if how == "elsewhere"
         ]
     )
-    swept.trainings.extend(close_left_runs(workspace))
+    try:
+        swept.trainings.extend(close_left_runs(workspace))
+        swept.left_alone.extend(tell_what_is_left(workspace))
+    finally:  # MLflow may be down, and Prefect is not
+        _see_to_flow_runs(workspace, swept)
+    return swept
+
+
+def _see_to_flow_runs(workspace: Workspace, swept: Swept) -> None:
     with get_client(sync_client=True) as client:
         for lease in dead_leases(workspace.leases):
             if FLOW_RUN in lease.facts:
                 _see_to(client, lease, workspace, swept)
         if urllib.parse.urlparse(PREFECT_API_URL.value() or "").hostname in _LOOPBACK:
             _see_to_workers_runs(client, workspace, swept)
-    return swept
 
 
 def _see_to(client: SyncPrefectClient, lease: Lease, workspace: Workspace, swept: Swept) -> None:

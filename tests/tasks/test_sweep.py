@@ -11,10 +11,12 @@ import pytest
 from tiny_trainings import TINY
 
 from storage.datasets import Dataset
+from storage.journal import Journal
 from storage.leases import leases, take_lease
 from storage.workspace import Workspace
-from tasks.left_runs import close_left_runs
-from tasks.tracking import Tracker
+from tasks.left_runs import close_left_runs, tell_what_is_left
+from tasks.tracking import Tracker, TrackingError
+from tasks.tracking.entries import Ended, Points, to_fields
 from tasks.training import train
 from tasks.training_request import Cadence, TrainingRequest
 
@@ -62,6 +64,53 @@ def test_a_training_that_was_killed_is_closed_and_goes_on_when_it_is_asked_for_a
     assert session.training.step > 0
     session.run.end("KILLED")
     session.close()
+
+
+def test_what_a_run_that_is_over_has_left_in_its_journal_is_told(
+    dataset: Dataset, workspace: Workspace
+) -> None:
+    tracker = Tracker(workspace)
+    run_id = tracker.client.create_run(tracker.experiment_id).info.run_id
+    for one, entries in (
+        (run_id, [Points(step=1, at_ms=7, values={"a": 0.5}), Ended(status="FINISHED", at_ms=9)]),
+        ("0" * 32, [Ended(status="FINISHED", at_ms=9)]),
+    ):
+        journal = Journal(workspace.journals / f"{one}.jsonl")
+        for entry in entries:
+            journal.append(to_fields(entry))
+        journal.close()
+    (left,) = tell_what_is_left(workspace)
+    assert left.startswith(f"the journal of run {'0' * 32}: ")
+    info = tracker.client.get_run(run_id).info
+    assert (info.status, info.end_time) == ("FINISHED", 9)
+    assert [path.stem for path in workspace.journals.glob("*.jsonl")] == ["0" * 32]
+
+
+def test_flow_runs_are_closed_while_mlflow_is_down(
+    prefect_server: None, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import flow, get_client
+    from prefect.states import Running
+
+    from tasks.at_work import FLOW_RUN, TRIES
+    from tasks.sweep import sweep
+
+    @flow
+    def nothing() -> None: ...
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(nothing)
+        client.set_flow_run_state(run.id, Running(), force=True)
+        take_lease(workspace.leases, "nothing", {FLOW_RUN: str(run.id), TRIES: "1"}).release()
+        take_lease(workspace.leases, "training", {"tracking_uri": "http://127.0.0.1:9"}).release()
+        with pytest.raises(TrackingError, match="does not answer"):
+            sweep(workspace)
+        state = client.read_flow_run(run.id).state
+    assert state is not None
+    assert state.is_crashed()
+    assert [lease.what for lease, _ in leases(workspace.leases)] == ["training"], "it is seen to next time"
 
 
 def test_flow_runs_of_dead_processes_are_closed_and_others_are_not(
