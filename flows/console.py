@@ -144,6 +144,8 @@ def _report(error: BaseException, debug: bool) -> int:
             line, code = f"terminated; {_GO_ON}", 128 + signal.SIGTERM
         case _ if hasattr(error, "signal_number"):  # a training that has saved, and says itself how to go on
             line, code = str(error), 128 + int(error.signal_number)
+        case _ if type(error).__name__ == "CancelledRun":  # of Prefect, which takes a second to import
+            line, code = str(error), 128 + signal.SIGTERM
         case OSError():
             line, code = _world_line(error), EXIT_FAILED
         case StorageError() | ValueError() | ArithmeticError():

@@ -1,4 +1,4 @@
-"""Stopping on request: SIGINT and SIGTERM are noted, and end the work where nothing is lost by it."""
+"""Stopping on request: SIGINT, SIGTERM and a flow's limit of time are noted, and end the work where nothing is lost by it."""
 
 import contextlib
 import ctypes
@@ -33,17 +33,24 @@ class BrokenOff(BaseException):
 class StopRequests:
     """`with StopRequests() as stop: … if stop.signal_number: save and leave`. A second signal ends at once.
 
-    Outside the main thread signals cannot be caught, and nothing is noted.
+    A limit of time that was set outside, as an alarm, counts as SIGTERM; when the work has saved, it ends as that limit would
+    have ended it. Outside the main thread signals cannot be caught, and nothing is noted.
     """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
         self._may_break_off: Callable[[], bool] | None = None
         self._earlier: dict[signal.Signals, signal._HANDLER] = {}
+        self._on_alarm = signal.getsignal(signal.SIGALRM)
+        self._is_out_of_time = False
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in (
+                signal.SIGINT,
+                signal.SIGTERM,
+                *([signal.SIGALRM] if callable(self._on_alarm) else []),
+            ):
                 self._earlier[number] = signal.signal(number, self._note)
         return self
 
@@ -51,6 +58,8 @@ class StopRequests:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._restore()
+        if self._is_out_of_time and kind in (None, InterruptedByUser) and callable(self._on_alarm):
+            self._on_alarm(signal.SIGALRM, None)  # raises
 
     @contextlib.contextmanager
     def breaking_off(self, may_break_off: Callable[[], bool]) -> Iterator[None]:
@@ -64,7 +73,8 @@ class StopRequests:
             self._may_break_off = None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal_number = number
+        self._is_out_of_time = number == signal.SIGALRM
+        self.signal_number = signal.SIGTERM if self._is_out_of_time else number
         self._restore()
         if self._may_break_off is not None and self._may_break_off():
             self._may_break_off = None

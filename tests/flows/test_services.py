@@ -19,6 +19,7 @@ import pytest
 import yaml
 from tiny_trainings import TINY
 
+from flows.limits import GPU, LEASE_SECONDS
 from storage.shards import write_shard
 from storage.workspace import Workspace
 from tasks.tracking import ModelRegistry, Tracker
@@ -159,6 +160,10 @@ def test_a_schedule_builds_and_only_what_is_new_is_trained_on(
         "\n", ""
     )
 
+    kill_a_holder_of_the_gpu(api)  # the first training has to get its slot
+    (pages,) = [one for one in children if "mlflow" in one.name() and "server" in one.cmdline()]
+    pages.kill()
+
     # It is night: nothing was typed. Far enough ahead that a busy server has seen the schedule before its time has come.
     soon = (datetime.now(UTC) + timedelta(seconds=90)).isoformat()
     once = {"schedule": {"interval": 86400, "anchor_date": soon}, "active": True}
@@ -166,6 +171,7 @@ def test_a_schedule_builds_and_only_what_is_new_is_trained_on(
     assert api.ended_run("build-dataset", 0)["auto_scheduled"]
     trained = api.ended_run("train-model", 0)
     api.ended_run("register-candidate", 0)
+    assert b"OK" in urllib.request.urlopen(f"{addresses['mlflow_url']}/health").read(), "started again"
     first = datasets_of(api)
     assert [trained["parameters"]["request"]["dataset"]] == first
     assert ModelRegistry(workspace).champion("brickroad-gpt"), "the first is champion"
@@ -204,6 +210,20 @@ def test_a_schedule_builds_and_only_what_is_new_is_trained_on(
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive, f"left running: {alive}"
     assert not workspace.services_file.exists()
+
+
+def kill_a_holder_of_the_gpu(api: Api) -> None:
+    """A process takes the slot, as a training does, and is killed."""
+    held = f"concurrency({GPU!r}, strict=True, lease_duration={LEASE_SECONDS})"
+    program = f"import time; from prefect.concurrency.sync import concurrency\nwith {held}: print('held', flush=True); time.sleep(600)"
+    environment = without_prefect() | {"PREFECT_API_URL": api.address}
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, env=environment
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        holder.kill()
+    assert api.ask(f"v2/concurrency_limits/{GPU}")["active_slots"] == 1, "nobody knows yet"
 
 
 def datasets_of(api: Api) -> list[str]:
