@@ -28,6 +28,7 @@ from flows.corpus_options import (
     NameOption,
     NearDuplicatesOption,
     NormalisationOption,
+    StoreOption,
     TokenizerOption,
     TolerateOption,
     ValFractionOption,
@@ -116,6 +117,7 @@ def dataset_build(
     decontamination_words: DecontaminationWordsOption = 13,
     engine: EngineOption = "threads",
     engine_address: EngineAddressOption = None,
+    store: StoreOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -152,7 +154,10 @@ def dataset_build(
         ),
     )
     built = build_dataset(
-        config, workspace=place.root, engine=EngineConfig(engine=engine, address=engine_address)
+        config,
+        workspace=place.root,
+        engine=EngineConfig(engine=engine, address=engine_address),
+        store=store,
     )
     show_built(built)
     next_steps(

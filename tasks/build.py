@@ -17,6 +17,8 @@ from storage.dataset_writer import DatasetWriter
 from storage.datasets import Dataset, find_by_fingerprint
 from storage.documents.parts import DocumentPart
 from storage.shards import Shard
+from storage.shared_datasets import shared_by_inputs
+from storage.store import Store
 from storage.tokens import SPLITS, TokenPart
 from storage.workspace import Workspace
 from tasks.characters import SplitCounts
@@ -46,13 +48,15 @@ from tasks.encode import (
     encode,
     encode_in_place,
     parts_to_encode,
+    through_store,
 )
 from tasks.examine import examine
 from tasks.ingest import ingest
 from tasks.memory import MemoryWatch, frozen_heap
 from tasks.plan import refuse_full_disk
-from tasks.recall import recall, remember
+from tasks.recall import recall, remember, tell_known
 from tasks.reuse import earlier_tokens, in_order
+from tasks.sharing import bring_dataset, bring_records, share_dataset, share_texts
 from tasks.tokenizers import EncoderDiffers, begin_loading, begin_making
 from tasks.workers import Workers
 
@@ -126,9 +130,12 @@ class PlainSteps:
                 yield from result
 
 
-def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Dataset:
-    """Corpus to token files; what is there already is not done again."""
-    return build_in_steps(config, workspace, PlainSteps(), lambda: contextlib.nullcontext(workers)).dataset
+def build(
+    config: CorpusConfig, workspace: Workspace, workers: Workers, store: Store | None = None
+) -> Dataset:
+    """Corpus to token files; what is there already is not done again. With a store, its workers are to be of that store."""
+    start = partial(contextlib.nullcontext, workers)
+    return build_in_steps(config, workspace, PlainSteps(), start, store).dataset
 
 
 def build_in_steps(
@@ -136,9 +143,16 @@ def build_in_steps(
     workspace: Workspace,
     steps: Steps,
     start_workers: Callable[[], contextlib.AbstractContextManager[Workers]],
+    store: Store | None = None,
 ) -> BuiltDataset:
-    """Corpus to token files by whoever runs the `steps`, one build of a workspace at a time."""
+    """Corpus to token files by whoever runs the `steps`, one build of a workspace at a time.
+
+    What the `store` has is not made again, and what is made is put there. Raises NetworkError or OSError, before any work, if
+    it cannot be used.
+    """
     began = time.monotonic()
+    if store:
+        store.refuse_unusable()
     with (
         workspace.lock("build") as has_waited,
         swept(workspace),
@@ -151,20 +165,31 @@ def build_in_steps(
         clock = Stages()
         shards = steps.one(locate_shards, config, workspace)
         config = decided(config, shards, workspace)
-        material = gather(config, _ingest(config, workspace, shards, workers, steps))
+        material = gather(config, _ingest(config, workspace, shards, workers, steps, store))
         clock.ended("ingest")
-        dataset = find_by_fingerprint(workspace.datasets, config.chosen_name, material.fingerprint)
+        inputs = material.fingerprint
+        dataset = find_by_fingerprint(workspace.datasets, config.chosen_name, inputs)
+        shared = shared_by_inputs(store, config.chosen_name, inputs) if store else None
+        if shared and not dataset:
+            dataset = steps.one(bring_dataset, shared, workspace, inputs)
+        if store and not shared:
+            steps.one(share_texts, material.parts, store)
+            tell_known(shards, workspace.documents, config.reading, store, config.corpus)
         if not dataset:
+            if store:
+                bring_records(material.parts, store)
             if config.quality.is_on:
-                material = _leave_out(config, workspace, material, workers, steps)
+                material = _leave_out(config, workspace, material, workers.here, steps)
                 clock.ended("quality")
-            making = partial(_encode, config, workspace, material, clock, memory, steps)
+            making = partial(_encode, config, workspace, material, clock, memory, steps, store)
             try:
                 dataset = making(workers)
             except EncoderDiffers as error:
                 steps.log.warning("%s; the reference encodes, more slowly", error)
                 with start_workers() as others:
                     dataset = making(others, use_reference=True)
+        if store and not shared:
+            steps.one(share_dataset, dataset, inputs, store)
     reused = sum(shard.reused for shard in material.shards)
     return BuiltDataset(
         dataset=dataset,
@@ -176,10 +201,15 @@ def build_in_steps(
 
 
 def _ingest(
-    config: CorpusConfig, workspace: Workspace, shards: Sequence[Shard], workers: Workers, steps: Steps
+    config: CorpusConfig,
+    workspace: Workspace,
+    shards: Sequence[Shard],
+    workers: Workers,
+    steps: Steps,
+    store: Store | None,
 ) -> list[Any]:
     """Every shard's text, stored; or why it cannot be trusted, or did not come."""
-    recalled = recall(shards, workspace.documents, config.reading)
+    recalled = recall(shards, workspace.documents, config.reading, store, config.corpus)
     unknown = recalled.unknown
     refuse_full_disk(config, unknown, workspace)
     if unknown:
@@ -194,6 +224,7 @@ def _ingest(
             reading=config.reading,
             val_fraction=config.chosen_val_fraction,
             limit_shards=config.limit_shards,
+            store=store,
         )
     )
     remember(recalled, results, workspace.documents, config.reading, config.limit_shards)
@@ -218,30 +249,34 @@ def _encode(
     clock: Stages,
     memory: MemoryWatch,
     steps: Steps,
+    store: Store | None,
     workers: Workers,
     *,
     use_reference: bool = False,
 ) -> Dataset:
     """Stored text to a finished data set: learn the tokenizer, encode part by part, join in corpus order."""
-    parts, fraction = material.parts, config.chosen_val_fraction
-    counts = steps.one(count_parts, parts, fraction, workers)
+    parts, fraction, here = material.parts, config.chosen_val_fraction, workers.here
+    counts = steps.one(count_parts, parts, fraction, here)
     tokenizer = steps.one(
-        learn_tokenizer, config, parts, counts, workspace.tokens, workers, use_reference=use_reference
+        learn_tokenizer, config, parts, counts, workspace.tokens, here, use_reference=use_reference
     )
     clock.ended("learn")
     begin_loading(tokenizer)
     settings = encoding(config, workspace, tokenizer)
-    earlier = steps.one(earlier_tokens, parts, tokenizer, fraction, workspace.datasets, workers)
+    if are_afar := here is not workers:
+        assert store, "workers with a workspace of their own have a store in common with us"
+        settings = through_store(settings, store)
+    earlier = steps.one(earlier_tokens, parts, tokenizer, fraction, workspace.datasets, here)
     with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
         with contextlib.ExitStack() as running:
-            if not earlier and can_be_placed(counts, tokenizer):
+            if not earlier and not are_afar and can_be_placed(counts, tokenizer):
                 blocks = running.enter_context(_blocks(parts, counts, settings, writer, workers, steps))
                 tokens = _parts_in(blocks, writer)
             else:
                 to_encode = parts_to_encode(parts, earlier)
                 fresh = running.enter_context(_parts(to_encode, settings, workers, steps))
-                tokens = checked(in_order(len(parts), earlier, fresh), to_encode, settings, workers)
-            described = steps.one(join, config, writer, material, tokenizer, tokens, workers, clock, memory)
+                tokens = checked(in_order(len(parts), earlier, fresh), to_encode, settings, here)
+            described = steps.one(join, config, writer, material, tokenizer, tokens, here, clock, memory)
         return steps.one(publish, writer, described, counts.all)
 
 
