@@ -22,6 +22,7 @@ from tasks.build import BuiltDataset, build_in_steps
 from tasks.corpora import CorpusConfig, locate_shards
 from tasks.dataset import count_parts, join, learn_tokenizer, leave_out, publish
 from tasks.encode import encode, encode_in_place
+from tasks.encode_afar import encode_afar
 from tasks.engine import HEALING, road_task
 from tasks.engines.start import EngineConfig, started_workers
 from tasks.examine import examine
@@ -44,6 +45,7 @@ _TASKS: dict[Callable[..., Any], Task[..., Any]] = {
     learn_tokenizer: road_task("learn tokenizer")(learn_tokenizer),
     earlier_tokens: road_task("find earlier tokens")(earlier_tokens),
     encode: road_task("encode shards")(encode),
+    encode_afar: road_task("encode shards")(encode_afar),
     encode_in_place: road_task("encode blocks")(encode_in_place),
     join: road_task("join data set")(join),
     publish: road_task("publish data set")(publish),
@@ -56,6 +58,7 @@ _PROGRESS: dict[Callable[..., Any], tuple[str, str]] = {
     ingest: ("ingest", "files"),
     examine: ("examine", "shards"),
     encode: ("encode", "shards"),
+    encode_afar: ("encode", "shards"),
     encode_in_place: ("encode", "blocks"),
 }
 

@@ -2,10 +2,9 @@
 
 import functools
 import itertools
-import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +14,6 @@ from model.tokenizer import CharTokenizer
 from storage.blocks import BLOCK_BYTES, BlockSink, FileRange
 from storage.documents.parts import DocumentPart, read_texts
 from storage.documents.rows import Split
-from storage.files import PARTIAL_SUFFIX
-from storage.store import Store
 from storage.tokens import (
     SPLITS,
     EncodedBatch,
@@ -30,7 +27,6 @@ from storage.tokens import (
 )
 from tasks.characters import PartCharacters, SplitCounts
 from tasks.ingest import COPIES_OF_A_DOCUMENT
-from tasks.shared_tokens import SentFile, SentPart, SharedTokens
 from tasks.tokenizers import CHECKED, Encodes, LibraryTokenizer, TokenizerFile, check_encoder, fast_encoder
 from tasks.workers import Workers
 
@@ -41,15 +37,11 @@ _AT_ONCE = 16  # parts, in one call of a worker, which is idle from its answer t
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Encoding:
-    """How stored text becomes tokens: what all parts of a data set have in common.
-
-    With `shared`, whoever encodes has a workspace of its own, and tokens come back through a store.
-    """
+    """How stored text becomes tokens: what all parts of a data set have in common."""
 
     tokenizer: TokenizerFile
     folder: Path
     val_fraction: float
-    shared: SharedTokens | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +50,6 @@ class PartToEncode:
 
     number: int
     part: DocumentPart
-    kept: SentFile | None = None  # which documents stay, for who does not see `part.kept`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,52 +93,8 @@ def encode(parts: Sequence[PartToEncode], encoding: Encoding, workers: Workers) 
     for start in range(0, len(parts), _AT_ONCE):
         some = parts[start : start + _AT_ONCE]
         with workers.memory(COPIES_OF_A_DOCUMENT * max(each.part.longest_bytes for each in some)):
-            make = _made_afar if encoding.shared else _made_here
-            encoded += make(some, encoding, workers)
+            encoded += workers.run(encode_parts, some, encoding, workers.resident_limit_bytes)
     return encoded
-
-
-def _made_here(parts: Sequence[PartToEncode], encoding: Encoding, workers: Workers) -> list[TokenPart]:
-    return workers.run(encode_parts, parts, encoding, workers.resident_limit_bytes)
-
-
-def _made_afar(parts: Sequence[PartToEncode], encoding: Encoding, workers: Workers) -> list[TokenPart]:
-    """The tokens of stored texts, from workers that do not share our workspace, or from whoever has sent them before."""
-    shared = encoding.shared
-    assert shared
-    sent = {each.number: shared.find(each.part) for each in parts}
-    missing = [replace(each, kept=shared.send_kept(each.part)) for each in parts if not sent[each.number]]
-    if missing:
-        made = workers.run(send_parts, missing, encoding, workers.resident_limit_bytes)
-        sent |= {each.number: one for each, one in zip(missing, made, strict=True)}
-    found = ((number, one) for number, one in sent.items() if one)
-    return [one.bring(_path(number, encoding), shared.store) for number, one in found]
-
-
-def send_parts(
-    parts: Sequence[PartToEncode], encoding: Encoding, resident_limit_bytes: int
-) -> list[SentPart]:
-    """The tokens of some stored shards, as a worker makes them that does not share the build's workspace: put into the store."""
-    shared = encoding.shared
-    assert shared
-    shared.bring_tokenizer(encoding.tokenizer)
-    root = encoding.folder.parent.parent  # a build that begins in this workspace removes all of its tokens
-    sent = []
-    with tempfile.TemporaryDirectory(dir=root, prefix=".", suffix=PARTIAL_SUFFIX) as folder:
-        own = replace(encoding, folder=Path(folder))
-        for each in parts:
-            part = each.part
-            if each.kept:
-                each.kept.bring(own.folder / "kept", shared.store)
-                part = replace(part, kept=own.folder / "kept")
-            (tokens,) = encode_parts([replace(each, part=part)], own, resident_limit_bytes)
-            sent.append(SentPart.put(tokens, shared.key(part), shared.store))
-    return sent
-
-
-def through_store(encoding: Encoding, store: Store) -> Encoding:
-    """The same, for workers that have a workspace of their own."""
-    return replace(encoding, shared=SharedTokens.of(encoding.tokenizer, encoding.val_fraction, store))
 
 
 def encode_parts(

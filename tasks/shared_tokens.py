@@ -124,10 +124,6 @@ class SharedTokens:
             return f"{self.folder}/{part.path.stem}"
         return f"{self.folder}/{part.path.stem}-{hashlib.sha256(part.kept.read_bytes()).hexdigest()[:32]}"
 
-    def find(self, part: DocumentPart) -> SentPart | None:
-        """The tokens of a part, if they were sent before."""
-        return SentPart.find(self.key(part), self.store)
-
     def send_kept(self, part: DocumentPart) -> SentFile | None:
         """Sends word of which documents of a part stay, if some do not."""
         return SentFile.put(part.kept, f"{self.key(part)}.kept", self.store) if part.kept else None

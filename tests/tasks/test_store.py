@@ -16,9 +16,10 @@ from storage import network
 from storage.datasets import Dataset
 from storage.store import Store
 from storage.workspace import Workspace
-from tasks.build import BuiltDataset, PlainSteps, build_in_steps
+from tasks.build import BuiltDataset, build_in_steps
 from tasks.corpora import CorpusConfig
 from tasks.engines.start import EngineConfig, started_workers
+from tasks.steps import PlainSteps
 
 ROOT = Path(__file__).parents[2]
 
