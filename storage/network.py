@@ -91,6 +91,11 @@ def patiently(location: str, action: Callable[[], T]) -> T:
     raise AssertionError("the last try returns or raises")
 
 
+def is_beyond_the_end(error: Exception) -> bool:
+    """Whether a server says that a file ends before the part that was asked for begins."""
+    return 416 in (_status(error), _status(error.__cause__) if error.__cause__ else None)
+
+
 def _explained(location: str, error: Exception) -> tuple[str, bool]:
     """Why, with the way out, and whether trying again can help."""
     if isinstance(error, Trouble):

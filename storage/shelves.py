@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from storage.files import atomic_file
-from storage.network import Trouble
+from storage.network import Trouble, is_beyond_the_end
 from storage.remote import file_system, path_in
 
 
@@ -91,6 +91,10 @@ class Bucket:
             content: bytes = self._fs.cat_file(f"{self._root}/{key}", **whole)
         except FileNotFoundError:
             return None
+        except Exception as error:
+            if is_beyond_the_end(error):
+                return b""
+            raise
         return content
 
     def write(self, key: str, content: bytes) -> None:

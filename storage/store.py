@@ -63,12 +63,22 @@ class Store:
         return f"{self.address}/{key}"
 
     def refuse_unusable(self) -> None:
-        """Writes an object, reads it and removes it. Raises NetworkError or OSError if one of these cannot be."""
+        """Writes an object, reads it and removes it. Raises StoreError, NetworkError or OSError if one of these cannot be."""
+        if not is_remote(self.address) and not Path(self.address).is_dir():
+            raise StoreError(
+                self.address, f"is no folder that is there; mount it, or make it: mkdir -p {self.address}"
+            )
         key, content = f".probe-{secrets.token_hex(8)}", secrets.token_bytes(16)
-        self.write(key, content)
-        if self.read(key) != content:
-            raise NetworkError(self.address, "does not give back what was written to it; use another store")
-        self.delete(key)
+        try:
+            self.write(key, content)
+            found = self.read(key)
+            self.delete(key)
+        except NetworkError as error:
+            raise NetworkError(
+                self.address, f"cannot be used as a store: {error.reason}", error.can_heal
+            ) from None
+        if found != content:
+            raise StoreError(self.address, "does not give back what was written to it; use another store")
 
     def size(self, key: str) -> int | None:
         """Bytes of an object; None if there is none."""
