@@ -16,13 +16,13 @@ from storage.blocks import BLOCK_BYTES, FileFacts, FileRange, block_ranges, rang
 from storage.datasets import DROPPED_NAME, Dataset, is_whole, parse_manifest, pointer
 from storage.errors import NoSuchDatasetError
 from storage.files import PARTIAL_SUFFIX, atomic_file, exclusive_lock, named_errors, publish_folder
-from storage.manifests import DIGEST_CHARACTERS, PROMPT_FILES, Manifest, digest_of
+from storage.manifests import DIGEST_CHARACTERS, NAMED_BY_DIGEST, Manifest, digest_of
 from storage.store import READ_BYTES, Store
 from storage.workspace import Workspace
 
 FOLDER = "datasets"
 _MANIFEST, _REPORT = "manifest.json", "report.html"
-_FILES = {"train.bin", "val.bin", "tokenizer.json", "documents.parquet", DROPPED_NAME, *PROMPT_FILES}
+_FILES = {*NAMED_BY_DIGEST, "documents.parquet", DROPPED_NAME}
 _READERS = 8
 _DIGEST = re.compile(f"[0-9a-f]{{{DIGEST_CHARACTERS}}}")  # what a store says becomes a path here
 
@@ -57,8 +57,10 @@ def put_dataset(dataset: Dataset, inputs_fingerprint: str, store: Store) -> None
     shared = SharedDataset(store=store, name=manifest.name, digest=manifest.digest)
     if store.size(shared.file(_MANIFEST)) is None:
         for name in (*manifest.files, _REPORT, _MANIFEST):
+            # The digest stands for what training reads alone: an upload that was killed may have left other rows.
+            put = store.put if name in NAMED_BY_DIGEST else store.replace
             if (dataset.path / name).is_file():
-                store.put(dataset.path / name, shared.file(name))
+                put(dataset.path / name, shared.file(name))
     store.write(_pointer(manifest.name, inputs_fingerprint), manifest.digest.encode())
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from storage.files import atomic_file
-from storage.network import Trouble, is_beyond_the_end
+from storage.network import Trouble, is_beyond_the_end, scheme_of
 from storage.remote import file_system, path_in
+
+_SENT_BYTES = 8 << 20  # of a file, by one request
 
 
 class Shelf(Protocol):
@@ -76,6 +78,8 @@ class Bucket:
     def __init__(self, address: str) -> None:
         self._fs: Any = file_system(address)
         self._root = path_in(self._fs, address)
+        # Of S3 several pieces of a file go at once, by default 10 of 50 MB; Cloud Storage takes them one after another.
+        self._sending = {"max_concurrency": 2} if scheme_of(address) in ("s3", "s3a") else {}
 
     def size(self, key: str) -> int | None:
         self._fs.invalidate_cache()
@@ -105,7 +109,7 @@ class Bucket:
             raise Trouble(f"there is no bucket {bucket}; make it, or name another", can_heal=False) from None
 
     def put(self, key: str, path: Path) -> None:
-        self._fs.put_file(str(path), f"{self._root}/{key}")
+        self._fs.put_file(str(path), f"{self._root}/{key}", chunksize=_SENT_BYTES, **self._sending)
 
     def delete(self, key: str) -> None:
         self._fs.rm_file(f"{self._root}/{key}")

@@ -95,7 +95,11 @@ class Store:
     def put(self, path: Path, key: str) -> None:
         """Makes an object of a file, unless one of this size is there: its name stands for its content."""
         if self.size(key) != path.stat().st_size:
-            self._patiently(key, lambda: self._shelf.put(key, path))
+            self.replace(path, key)
+
+    def replace(self, path: Path, key: str) -> None:
+        """Makes an object of a file, whatever is there."""
+        self._patiently(key, lambda: self._shelf.put(key, path))
 
     def delete(self, key: str) -> None:
         """Removes an object that is there."""

@@ -70,6 +70,15 @@ def test_objects_come_back_as_they_were(store: Store, tmp_path: Path) -> None:
     assert store.listed("") == store.listed("a"), "a probe leaves nothing"
 
 
+def test_a_file_of_several_pieces_is_put_whole(store: Store, tmp_path: Path) -> None:
+    source, copy = tmp_path / "source", tmp_path / "copy"
+    content = os.urandom(1 << 20) * 21
+    source.write_bytes(content)
+    store.put(source, "large")
+    store.fetch("large", copy, size=len(content), checksum=crc32(content))
+    assert copy.read_bytes() == content
+
+
 def test_what_is_there_is_not_put_again(store: Store, tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.write_bytes(b"one")
@@ -226,6 +235,17 @@ def test_a_damaged_block_is_named_and_nothing_has_a_name_here(
     content[25_000] ^= 1
     path.write_bytes(content)
     assert wrong_with(fetched(shared, place)) == []
+
+
+def test_rows_that_a_killed_upload_has_left_give_way(
+    folder_store: Store, dataset: Dataset, tmp_path: Path
+) -> None:
+    shared = SharedDataset(store=folder_store, name="tiny", digest=dataset.manifest.digest)
+    folder_store.write(
+        shared.file("documents.parquet"), bytes(dataset.manifest.files["documents.parquet"].bytes)
+    )
+    put_dataset(dataset, INPUTS, folder_store)
+    assert wrong_with(fetched(shared, Workspace.at(tmp_path / "other"))) == []
 
 
 @pytest.mark.parametrize("edit", [b'"train.bin": {', b'"end_of_text": '])
