@@ -69,9 +69,12 @@ def build_with(
 class BuildApart:
     """The same in a process of its own, with its workers."""
 
-    def __init__(self, store: Store, workspace: Path, corpus: Path | str) -> None:
+    def __init__(
+        self, store: Store, workspace: Path, corpus: Path | str, engine: EngineConfig | None = None
+    ) -> None:
+        on = [engine.engine, engine.address or ""] if engine else []
         self._process = subprocess.Popen(
-            [sys.executable, __file__, store.address, str(workspace), str(corpus)],
+            [sys.executable, __file__, store.address, str(workspace), str(corpus), *on],
             env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(Path(__file__).parent)])},
             stdout=subprocess.PIPE,
             start_new_session=True,
@@ -94,7 +97,9 @@ class BuildApart:
 
 
 if __name__ == "__main__":
-    built = build_with(Store.at(sys.argv[1]), Path(sys.argv[2]), sys.argv[3])
+    where, place, shards, *on = sys.argv[1:]
+    engine = EngineConfig(engine=on[0], address=on[1]) if on else None  # type: ignore[arg-type]  # it asks itself
+    built = build_with(Store.at(where), Path(place), shards, engine)
     print(
         json.dumps(
             {

@@ -2,8 +2,12 @@
 
 import json
 import os
+import secrets
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -252,3 +256,42 @@ def test_a_dask_cluster_whose_hosts_share_the_workspace_writes_blocks_in_place(
     assert built.built_parts == 12
     assert folder_store.listed("tokens") == {}
     assert len(folder_store.listed("documents")) == 24
+
+
+@pytest.fixture
+def ray_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineConfig]:
+    """A Ray cluster of one host on loopback, whose workspace is `host`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # it listens on loopback alone
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }.items():
+        monkeypatch.setenv(name, value)
+    short = tempfile.mkdtemp(prefix="ray-")  # of its sockets
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += ["--node-ip-address", "127.0.0.1", "--port", str(port), "--num-cpus", "2"]
+    command += ["--include-dashboard", "false", "--temp-dir", short]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "BRICKROAD_WORKSPACE": str(tmp_path / "host")}
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as head:
+        assert head.stdout
+        assert any("runtime started" in line for line in head.stdout)
+        yield EngineConfig(engine="ray", address=f"127.0.0.1:{port}")
+        head.terminate()
+        head.stdout.read()
+    shutil.rmtree(short)
+
+
+def test_ray_workers_with_a_workspace_of_their_own_make_the_same_bytes(
+    ray_host: EngineConfig, folder_store: Store, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    built = BuildApart(folder_store, tmp_path / "builder", tiny_corpus, ray_host).ended()
+    alone = build_plainly(tiny_corpus, Workspace.at(tmp_path / "alone"))
+    assert built == {"digest": alone.manifest.digest, "built": 12, "reused": 0}
+    assert len(list((tmp_path / "host" / "documents").glob("*.parquet"))) == 12
+    assert not list((tmp_path / "builder" / "documents").glob("*.parquet"))
