@@ -1,15 +1,18 @@
 """Builds that share a store: the same bytes, nothing made twice, nothing half visible; hosts that share no file system."""
 
+import fnmatch
 import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -108,23 +111,27 @@ def test_of_a_remote_corpus_that_others_know_no_shard_is_read(
         assert (recalled.known, len(recalled.unknown)) == ([], 12), "what the store has lost is made again"
 
 
-@pytest.mark.parametrize("seen", ["documents/*.json", "datasets/*/*/train.bin", "datasets/*/*/manifest.json"])
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+@pytest.mark.parametrize("seen", ["documents/*.json", "datasets/*/train.bin", "datasets/*/manifest.json"])
 def test_a_build_that_was_killed_leaves_nothing_half_and_the_next_goes_on(
-    seen: str, folder_store: Store, tiny_corpus: Path, tmp_path: Path
+    kind: str, seen: str, tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    building = BuildApart(folder_store, tmp_path / "first", tiny_corpus)
-    place = Path(folder_store.address)
-    while building.is_running() and not any(place.glob(seen)):
-        time.sleep(0.001)
-    building.kill()
-    for record in place.glob("documents/*.json"):
-        assert json.loads(record.read_bytes())["file_bytes"] == record.with_suffix(".parquet").stat().st_size
-    there = len(list(place.glob("documents/*.json")))
-    next_one = build_with(folder_store, tmp_path / "second", tiny_corpus)
-    assert (next_one.reused_parts, next_one.built_parts) == (there, 12 - there)
+    with empty_store(kind, tmp_path, monkeypatch) as store:
+        building = BuildApart(store, tmp_path / "first", tiny_corpus)
+        while building.is_running() and not fnmatch.filter(store.listed(seen.partition("/")[0]), seen):
+            time.sleep(0.001)
+        building.kill()
+        there = {key: size for key, (size, _) in store.listed("documents").items()}
+        records = [key for key in there if key.endswith(".json")]
+        for key in records:
+            facts = json.loads(store.read(key) or b"")
+            assert facts["file_bytes"] == there[key.removesuffix(".json") + ".parquet"]
+        next_one = build_with(store, tmp_path / "second", tiny_corpus)
+        third = build_with(store, tmp_path / "third", tiny_corpus)
+    assert (next_one.reused_parts, next_one.built_parts) == (len(records), 12 - len(records))
     alone = build_plainly(tiny_corpus, Workspace.at(tmp_path / "alone"))
-    assert next_one.dataset.manifest.digest == alone.manifest.digest
-    assert build_with(folder_store, tmp_path / "third", tiny_corpus).built_parts == 0
+    assert next_one.dataset.manifest.digest == third.dataset.manifest.digest == alone.manifest.digest
+    assert third.built_parts == 0
 
 
 def test_two_builds_at_once_do_not_disturb_each_other(
@@ -162,38 +169,43 @@ def test_quality_steps_with_a_store(folder_store: Store, tiny_corpus: Path, tmp_
     assert alone.manifest.left_out
 
 
-@pytest.fixture
-def dask_cluster(tmp_path: Path) -> Iterator[Callable[..., EngineConfig]]:
-    """Starts a scheduler, and a worker a workspace, each with its own $BRICKROAD_WORKSPACE, as hosts have."""
-    running: list[subprocess.Popen[bytes]] = []
+class DaskCluster:
+    """A scheduler on loopback, and a worker a workspace, each with its own $BRICKROAD_WORKSPACE, as hosts have."""
 
-    def start(*workspaces: Path) -> EngineConfig:
-        ready = tmp_path / "scheduler.json"
-        scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
-        worker = ["worker", "--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard"]
-        for workspace, (kind, *options) in [(None, scheduler), *((one, worker) for one in workspaces)]:
-            command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", *options]
-            environment = os.environ | {"PYTHONPATH": str(ROOT)}
-            environment |= {"BRICKROAD_WORKSPACE": str(workspace)} if workspace else {}
-            running.append(
-                subprocess.Popen(
-                    [*command, "--scheduler-file", str(ready)],
-                    env=environment,
-                    cwd=tmp_path,
-                    stderr=subprocess.DEVNULL,
-                )
-            )
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *workspaces: Path) -> EngineConfig:
+        """Begins all of them; gives the engine of builds."""
+        ready = self._folder / "scheduler.json"
+        self._begin("scheduler", ready, {}, "--port", "0")
+        for workspace in workspaces:
+            environment = {"BRICKROAD_WORKSPACE": str(workspace), "PYTHONPATH": str(ROOT)}
+            self._begin("worker", ready, environment, "--nthreads", "1", "--no-nanny")
         deadline = time.monotonic() + 60
         while not ready.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(0.2)
         return EngineConfig(engine="dask", address=json.loads(ready.read_text())["address"])
 
-    yield start
-    for process in running:
-        process.terminate()
-    for process in running:
-        process.wait(30)
+    def _begin(self, kind: str, ready: Path, environment: dict[str, str], *options: str) -> None:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(ready)]
+        command += ["--host", "127.0.0.1", "--no-dashboard", *options]
+        self.running.append(
+            subprocess.Popen(
+                command, env=os.environ | environment, cwd=self._folder, stderr=subprocess.DEVNULL
+            )
+        )
+
+
+@pytest.fixture
+def dask_cluster(tmp_path: Path) -> Iterator[DaskCluster]:
+    cluster = DaskCluster(tmp_path)
+    yield cluster
+    for process in cluster.running:
+        process.kill()  # a worker that has just begun, and whose scheduler is gone, hears no SIGTERM
+        process.wait()
 
 
 AFAR: dict[str, dict[str, object]] = {
@@ -206,7 +218,7 @@ AFAR: dict[str, dict[str, object]] = {
 @pytest.mark.parametrize("kind", AFAR)
 def test_dask_workers_with_workspaces_of_their_own_make_the_same_bytes(
     kind: str,
-    dask_cluster: Callable[..., EngineConfig],
+    dask_cluster: DaskCluster,
     tiny_corpus: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -216,7 +228,7 @@ def test_dask_workers_with_workspaces_of_their_own_make_the_same_bytes(
         bucket.put(files_below(tiny_corpus, "tiny/"))
         store, corpus = Store.at(f"{bucket.url}/team"), f"{bucket.url}/tiny"
         hosts = tmp_path / "host 1", tmp_path / "host 2"
-        engine = dask_cluster(*hosts)
+        engine = dask_cluster.start(*hosts)
         built = build_with(store, tmp_path / "builder", corpus, engine, **AFAR[kind])
         second = build_with(store, tmp_path / "second", corpus)
         sent = [key for key in store.listed("tokens") if key.endswith(".json")]
@@ -230,14 +242,32 @@ def test_dask_workers_with_workspaces_of_their_own_make_the_same_bytes(
     assert (second.built_parts, second.reused_parts) == (0, 12)
 
 
+def test_a_dask_host_that_is_killed_costs_what_it_was_at(
+    dask_cluster: DaskCluster, folder_store: Store, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    engine = dask_cluster.start(tmp_path / "host 1", tmp_path / "host 2")
+
+    def kill_when_it_has_begun() -> None:
+        while not folder_store.listed("documents"):
+            time.sleep(0.005)
+        dask_cluster.running[1].kill()
+
+    killer = threading.Thread(target=kill_when_it_has_begun)
+    killer.start()
+    built = build_with(folder_store, tmp_path / "builder", tiny_corpus, engine)
+    killer.join()
+    assert dask_cluster.running[1].wait(30) == -signal.SIGKILL
+    assert same_bytes(built.dataset, build_plainly(tiny_corpus, Workspace.at(tmp_path / "alone")))
+
+
 def test_a_dask_worker_that_does_not_reach_the_store_is_refused_by_name(
-    dask_cluster: Callable[..., EngineConfig],
+    dask_cluster: DaskCluster,
     tiny_corpus: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    engine = dask_cluster(tmp_path / "host")  # before the environment leads to the server
+    engine = dask_cluster.start(tmp_path / "host")  # before the environment leads to the server
     with (
         s3_server(monkeypatch) as bucket,
         pytest.raises(
@@ -249,10 +279,10 @@ def test_a_dask_worker_that_does_not_reach_the_store_is_refused_by_name(
 
 
 def test_a_dask_cluster_whose_hosts_share_the_workspace_writes_blocks_in_place(
-    dask_cluster: Callable[..., EngineConfig], folder_store: Store, tiny_corpus: Path, tmp_path: Path
+    dask_cluster: DaskCluster, folder_store: Store, tiny_corpus: Path, tmp_path: Path
 ) -> None:
     workspace = tmp_path / "shared"
-    built = build_with(folder_store, workspace, tiny_corpus, dask_cluster(workspace, workspace))
+    built = build_with(folder_store, workspace, tiny_corpus, dask_cluster.start(workspace, workspace))
     assert built.built_parts == 12
     assert folder_store.listed("tokens") == {}
     assert len(folder_store.listed("documents")) == 24
