@@ -14,7 +14,7 @@ from typing import Self, TypeVar
 
 from storage.errors import NetworkError, StoreError
 from storage.files import atomic_file, crc32
-from storage.network import is_remote, patiently, scheme_of, shown
+from storage.network import Doing, is_remote, patiently, scheme_of, shown
 from storage.shelves import Bucket, Folder, Shelf
 
 T = TypeVar("T")
@@ -90,7 +90,7 @@ class Store:
 
     def write(self, key: str, content: bytes) -> None:
         """Makes an object, or replaces it: it appears whole."""
-        self._patiently(key, lambda: self._shelf.write(key, content))
+        self._patiently(key, lambda: self._shelf.write(key, content), "written")
 
     def put(self, path: Path, key: str) -> None:
         """Makes an object of a file, unless one of this size is there: its name stands for its content."""
@@ -99,11 +99,11 @@ class Store:
 
     def replace(self, path: Path, key: str) -> None:
         """Makes an object of a file, whatever is there."""
-        self._patiently(key, lambda: self._shelf.put(key, path))
+        self._patiently(key, lambda: self._shelf.put(key, path), "written")
 
     def delete(self, key: str) -> None:
         """Removes an object that is there."""
-        self._patiently(key, lambda: self._shelf.delete(key))
+        self._patiently(key, lambda: self._shelf.delete(key), "written")
 
     def listed(self, folder: str) -> dict[str, tuple[int, float]]:
         """Size and time of writing, in seconds since 1970, of all objects below a folder, by their keys."""
@@ -139,8 +139,8 @@ class Store:
     def _shelf(self) -> Shelf:
         return Bucket(self.address) if is_remote(self.address) else Folder(Path(self.address))
 
-    def _patiently(self, key: str, action: Callable[[], T]) -> T:
-        return patiently(self.place(key), action) if is_remote(self.address) else action()
+    def _patiently(self, key: str, action: Callable[[], T], doing: Doing = "read") -> T:
+        return patiently(self.place(key), action, doing) if is_remote(self.address) else action()
 
     def __getstate__(self) -> dict[str, str]:
         return {"address": self.address}

@@ -13,7 +13,7 @@ from storage.documents.shared import bring_part, bring_record, is_here, listed_p
 from storage.shared_datasets import SharedDataset, fetch_dataset, put_dataset
 from storage.store import Store
 from storage.workspace import Workspace, own_workspace
-from tasks.watch import Watch
+from tasks.watch import Watch, pulse
 
 R = TypeVar("R")
 
@@ -96,7 +96,8 @@ def bring_records(parts: Sequence[DocumentPart], store: Store) -> None:
 
 def share_dataset(dataset: Dataset, inputs_fingerprint: str, store: Store) -> None:
     """Puts a finished data set into the store."""
-    put_dataset(dataset, inputs_fingerprint, store)
+    with pulse("share"):
+        put_dataset(dataset, inputs_fingerprint, store)
 
 
 def bring_dataset(shared: SharedDataset, workspace: Workspace, inputs_fingerprint: str = "") -> Dataset:

@@ -105,6 +105,8 @@ def test_a_wrong_key_is_told_before_any_work(
         code, _, said = brickroad("first", "dataset", "build", str(tiny_corpus), "--store", f"{bucket}/team")
     assert code == 1
     (line,) = [line for line in said.splitlines() if line.startswith("error:")]
-    assert line.startswith(f"error: {bucket}/team: cannot be used as a store: its server refuses")
+    assert line.startswith(
+        f"error: {bucket}/team: cannot be used as a store: its server refuses to take it (403)"
+    )
     assert "AWS_PROFILE" in line
     assert not (tmp_path / "first" / "documents").exists()

@@ -94,6 +94,25 @@ def test_of_a_shard_more_one_part_is_made(
     assert second.dataset.manifest.digest == third.dataset.manifest.digest == alone.manifest.digest
 
 
+def test_texts_whose_tokens_are_here_do_not_come(
+    folder_store: Store, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    late = next(tiny_corpus.glob("*-7_data.xz"))
+    late.rename(tmp_path / late.name)
+    learnt = build_plainly(tiny_corpus, Workspace.at(tmp_path / "learnt"), tokenizer="bpe:300")
+    tokenizer = str(learnt.path / "tokenizer.json")
+    build_with(folder_store, tmp_path / "first", tiny_corpus, tokenizer=tokenizer)
+    build_with(folder_store, tmp_path / "second", tiny_corpus, tokenizer=tokenizer)
+    (tmp_path / late.name).rename(late)
+    second = build_with(folder_store, tmp_path / "second", tiny_corpus, tokenizer=tokenizer)
+    alone = build_plainly(tiny_corpus, Workspace.at(tmp_path / "alone"), tokenizer=tokenizer)
+    assert same_bytes(second.dataset, alone)
+    texts = list((tmp_path / "second" / "documents").glob("*.parquet"))
+    assert (second.built_parts, len(texts)) == (1, 1), (
+        "the data set that was fetched has the tokens of the others"
+    )
+
+
 def test_of_a_remote_corpus_that_others_know_no_shard_is_read(
     tiny_corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
