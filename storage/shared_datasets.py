@@ -76,9 +76,10 @@ def shared_by_inputs(store: Store, name: str, inputs_fingerprint: str) -> Shared
 def find_shared(store: Store, reference: str) -> SharedDataset:
     """A data set of a store by name (its newest) or name@digest (a prefix will do). Raises NoSuchDatasetError."""
     name, _, digest = reference.partition("@")
+    is_name = name and "/" not in name  # not a path, which is not here
     found = [
         (written_at, key.split("/")[2])
-        for key, (_, written_at) in store.listed(f"{FOLDER}/{name}").items()
+        for key, (_, written_at) in (store.listed(f"{FOLDER}/{name}") if is_name else {}).items()
         if key.endswith(f"/{_MANIFEST}") and key.split("/")[2].startswith(digest)
     ]
     if not found:

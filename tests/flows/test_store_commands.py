@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from servers import s3_server
-from stores import ROOT, asking_for_keys
+from stores import ROOT, asking_for_keys, running_dask
 
 SECRET = "s3cret"
 Brickroad = Callable[..., tuple[int, dict[str, Any], str]]
@@ -60,6 +60,22 @@ def test_a_data_set_of_another_machine_is_looked_at_and_trained_on(
     code, _, said = brickroad("fifth", "dataset", "show", "other", BRICKROAD_STORE=store)
     assert code == 1
     assert f"nor is it in the store {store}" in said
+
+
+def test_a_cluster_without_a_common_file_system_makes_it_and_another_machine_fetches_it(
+    brickroad: Brickroad, bucket: str, tiny_corpus: Path, tmp_path: Path
+) -> None:
+    arguments = ("dataset", "build", str(tiny_corpus), "--val-fraction", "0.1", "--store", f"{bucket}/team")
+    with running_dask(tmp_path) as cluster:
+        engine = cluster.start(tmp_path / "host 1", tmp_path / "host 2")
+        afar = ("--engine", "dask", "--engine-address", str(engine.address))
+        code, built, said = brickroad("first", *arguments, *afar)
+    assert (code, built["built_parts"]) == (0, 12), said
+    code, again, said = brickroad("second", *arguments)
+    assert (code, again["built_parts"], again["reused_parts"]) == (0, 0, 12), said
+    assert again["digest"] == built["digest"]
+    code, alone, said = brickroad("third", *arguments[:-2])
+    assert (code, alone["digest"]) == (0, built["digest"]), said
 
 
 def test_a_rebuild_is_not_fetched(brickroad: Brickroad, tiny_corpus: Path, tmp_path: Path) -> None:

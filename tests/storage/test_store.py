@@ -205,7 +205,7 @@ def test_a_data_set_is_fetched_block_by_block(store: Store, dataset: Dataset, tm
 
 def test_what_is_not_in_the_store_is_said(store: Store, dataset: Dataset) -> None:
     put_dataset(dataset, INPUTS, store)
-    for reference in ("tiny@0bad", "other"):
+    for reference in ("tiny@0bad", "other", "../tiny", "/tiny", "tin"):
         with pytest.raises(
             NoSuchDatasetError, match=f"^{reference}: no such data set in the store {store.address}$"
         ):
@@ -216,6 +216,7 @@ def test_the_newest_of_a_name_is_found(store: Store) -> None:
     for digest in ("b" * 32, "c" * 32, "a" * 32):
         store.write(f"datasets/web/{digest}/manifest.json", b"{}")
         time.sleep(1.1)  # S3 tells whole seconds
+    store.write(f"datasets/web2/{'d' * 32}/manifest.json", b"{}")
     assert find_shared(store, "web").digest == "a" * 32
     assert find_shared(store, "web@c").digest == "c" * 32
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from servers import files_below, s3_server
-from stores import KINDS, ROOT, BuildApart, build_with, empty_store
+from stores import KINDS, ROOT, BuildApart, DaskCluster, build_with, empty_store, running_dask
 from tiny_data import build_plainly
 
 from storage import network
@@ -188,43 +188,10 @@ def test_quality_steps_with_a_store(folder_store: Store, tiny_corpus: Path, tmp_
     assert alone.manifest.left_out
 
 
-class DaskCluster:
-    """A scheduler on loopback, and a worker a workspace, each with its own $BRICKROAD_WORKSPACE, as hosts have."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.running: list[subprocess.Popen[bytes]] = []
-
-    def start(self, *workspaces: Path) -> EngineConfig:
-        """Begins all of them; gives the engine of builds."""
-        ready = self._folder / "scheduler.json"
-        self._begin("scheduler", ready, {}, "--port", "0")
-        for workspace in workspaces:
-            environment = {"BRICKROAD_WORKSPACE": str(workspace), "PYTHONPATH": str(ROOT)}
-            self._begin("worker", ready, environment, "--nthreads", "1", "--no-nanny")
-        deadline = time.monotonic() + 60
-        while not ready.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(0.2)
-        return EngineConfig(engine="dask", address=json.loads(ready.read_text())["address"])
-
-    def _begin(self, kind: str, ready: Path, environment: dict[str, str], *options: str) -> None:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(ready)]
-        command += ["--host", "127.0.0.1", "--no-dashboard", *options]
-        self.running.append(
-            subprocess.Popen(
-                command, env=os.environ | environment, cwd=self._folder, stderr=subprocess.DEVNULL
-            )
-        )
-
-
 @pytest.fixture
 def dask_cluster(tmp_path: Path) -> Iterator[DaskCluster]:
-    cluster = DaskCluster(tmp_path)
-    yield cluster
-    for process in cluster.running:
-        process.kill()  # a worker that has just begun, and whose scheduler is gone, hears no SIGTERM
-        process.wait()
+    with running_dask(tmp_path) as cluster:
+        yield cluster
 
 
 AFAR: dict[str, dict[str, object]] = {
