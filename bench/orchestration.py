@@ -55,8 +55,9 @@ def main() -> None:
 def building(shards: str, limit_shards: int | None) -> tuple[Work, Work]:
     """A cold build: as plain functions, and as the flow."""
     from flows.build_dataset import build_dataset
-    from tasks.build import PlainSteps, build_in_steps
+    from tasks.build import build_in_steps
     from tasks.corpora import CorpusConfig
+    from tasks.steps import PlainSteps
     from tasks.workers import Workers, chosen_workers
 
     config = CorpusConfig(corpus=shards, name="bench", limit_shards=limit_shards)

@@ -14,6 +14,7 @@ from prefect.utilities.annotations import quote
 from prefect.utilities.callables import get_call_parameters
 
 from flows.events import tell_of_dataset
+from storage.store import Store
 from storage.workspace import Workspace
 from tasks.artifacts import show_dataset
 from tasks.at_work import leased
@@ -21,11 +22,13 @@ from tasks.build import BuiltDataset, build_in_steps
 from tasks.corpora import CorpusConfig, locate_shards
 from tasks.dataset import count_parts, join, learn_tokenizer, leave_out, publish
 from tasks.encode import encode, encode_in_place
+from tasks.encode_afar import encode_afar
 from tasks.engine import HEALING, road_task
 from tasks.engines.start import EngineConfig, started_workers
 from tasks.examine import examine
 from tasks.ingest import ingest
 from tasks.reuse import earlier_tokens
+from tasks.sharing import bring_dataset, share_dataset, share_texts
 from tasks.watch import Watch
 from tasks.workers import Workers
 
@@ -42,15 +45,20 @@ _TASKS: dict[Callable[..., Any], Task[..., Any]] = {
     learn_tokenizer: road_task("learn tokenizer")(learn_tokenizer),
     earlier_tokens: road_task("find earlier tokens")(earlier_tokens),
     encode: road_task("encode shards")(encode),
+    encode_afar: road_task("encode shards")(encode_afar),
     encode_in_place: road_task("encode blocks")(encode_in_place),
     join: road_task("join data set")(join),
     publish: road_task("publish data set")(publish),
+    share_texts: road_task("share stored text")(share_texts),
+    share_dataset: road_task("share data set")(share_dataset),
+    bring_dataset: road_task("fetch data set")(bring_dataset),
 }
 #: What a bar says of the steps that go over all shards, and in which units it counts.
 _PROGRESS: dict[Callable[..., Any], tuple[str, str]] = {
     ingest: ("ingest", "files"),
     examine: ("examine", "shards"),
     encode: ("encode", "shards"),
+    encode_afar: ("encode", "shards"),
     encode_in_place: ("encode", "blocks"),
 }
 
@@ -61,6 +69,7 @@ def build_dataset(
     config: CorpusConfig | None = None,
     workspace: Path | None = None,
     engine: EngineConfig | None = None,
+    store: str | None = None,
 ) -> BuiltDataset:
     """Corpus to token files.
 
@@ -68,12 +77,19 @@ def build_dataset(
         config: what to build from, and how; by default the documentation inside Python, which needs no network.
         workspace: the folder that holds everything; by default $BRICKROAD_WORKSPACE, else ./workspace.
         engine: where shards are read and encoded: on this machine, or on a cluster of Dask or Ray, to the same bytes.
+        store: what machines without a common file system share: s3://bucket/prefix, gs://bucket/prefix or a folder; by default
+            $BRICKROAD_STORE; empty: none.
     """
-    config, place = config or CorpusConfig(), Workspace.at(workspace)
+    config, place, shared = config or CorpusConfig(), Workspace.at(workspace), Store.chosen(store)
     start_workers = partial(
-        started_workers, engine or EngineConfig(), place.root, config.workers, config.memory_budget_bytes
+        started_workers,
+        engine or EngineConfig(),
+        place.root,
+        config.workers,
+        config.memory_budget_bytes,
+        shared,
     )
-    built = build_in_steps(config, place, _TaskSteps(), start_workers)
+    built = build_in_steps(config, place, _TaskSteps(), start_workers, shared)
     show_dataset(built, place)
     tell_of_dataset(built.dataset)
     return built

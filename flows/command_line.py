@@ -26,6 +26,7 @@ from flows.corpus_options import (
     EngineOption,
     LimitOption,
     NameOption,
+    StoreOption,
     TolerateOption,
     ValFractionOption,
     WorkersOption,
@@ -77,6 +78,7 @@ def run(
     workers: WorkersOption = None,
     engine: EngineOption = "threads",
     engine_address: EngineAddressOption = None,
+    store: StoreOption = None,
     preset: PresetOption = None,
     depth: DepthOption = None,
     settings: SetOption = None,
@@ -106,6 +108,7 @@ def run(
         TrainingRequest(preset=preset, depth=depth, settings=settings_by_key(settings), processes=processes),
         workspace=place.root,
         engine=EngineConfig(engine=engine, address=engine_address),
+        store=store,
     )
     dataset, model, version = result.built.dataset, result.model, result.version
     show_built(result.built)

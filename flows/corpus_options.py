@@ -5,11 +5,19 @@ from typing import Annotated, Literal
 import typer
 
 from flows.options import size_in_bytes
+from storage.store import Store
 
 
 def _checked_size(text: str | None) -> str | None:
     size_in_bytes(text)
     return text
+
+
+def _checked_store(address: str | None) -> str | None:
+    try:
+        return Store.at(address).address if address else address
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 CorpusArgument = Annotated[
@@ -154,6 +162,18 @@ EngineAddressOption = Annotated[
         "--engine-address",
         metavar="ADDRESS",
         help="A running cluster, such as tcp://host:8786 or host:6379. \\[default: one is started here, and ended]",
+        show_default=False,
+    ),
+]
+StoreOption = Annotated[
+    str | None,
+    typer.Option(
+        "--store",
+        envvar="BRICKROAD_STORE",
+        callback=_checked_store,
+        metavar="ADDRESS",
+        help="What machines without a common file system share: s3://bucket/prefix, gs://bucket/prefix or a folder. What is there is "
+        "not made again, and what is made goes there.",
         show_default=False,
     ),
 ]

@@ -28,6 +28,7 @@ from flows.corpus_options import (
     NameOption,
     NearDuplicatesOption,
     NormalisationOption,
+    StoreOption,
     TokenizerOption,
     TolerateOption,
     ValFractionOption,
@@ -116,6 +117,7 @@ def dataset_build(
     decontamination_words: DecontaminationWordsOption = 13,
     engine: EngineOption = "threads",
     engine_address: EngineAddressOption = None,
+    store: StoreOption = None,
     workspace: WorkspaceOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -152,7 +154,10 @@ def dataset_build(
         ),
     )
     built = build_dataset(
-        config, workspace=place.root, engine=EngineConfig(engine=engine, address=engine_address)
+        config,
+        workspace=place.root,
+        engine=EngineConfig(engine=engine, address=engine_address),
+        store=store,
     )
     show_built(built)
     next_steps(
@@ -192,11 +197,11 @@ def dataset_verify(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Check every byte of a data set against its manifest."""
-    from storage.datasets import find_dataset
+    from tasks.at_hand import dataset_at_hand
     from tasks.verify import verify
 
     place = Workspace.at(workspace)
-    dataset = find_dataset(place.datasets, reference)
+    dataset = dataset_at_hand(reference, place)
     checked, mismatches = verify(dataset)
     if rebuild and not mismatches:
         prefect_ready(workspace, debug)
@@ -228,10 +233,10 @@ def dataset_export(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Write a data set as files that other programs read as they are."""
-    from storage.datasets import find_dataset
+    from tasks.at_hand import dataset_at_hand
     from tasks.export import export
 
-    dataset = find_dataset(Workspace.at(workspace).datasets, reference)
+    dataset = dataset_at_hand(reference, Workspace.at(workspace))
     files = export(dataset, layout, out)
     table(f"{dataset.reference} for {layout}", {path.name: size(path.stat().st_size) for path in files})
     return {"files": files}

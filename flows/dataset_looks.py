@@ -65,10 +65,10 @@ def dataset_show(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Show a data set: sizes, sources, settings, and the beginning of its first document."""
-    from storage.datasets import find_dataset
+    from tasks.at_hand import dataset_at_hand
     from tasks.look import first_text
 
-    dataset = find_dataset(Workspace.at(workspace).datasets, reference)
+    dataset = dataset_at_hand(reference, Workspace.at(workspace))
     manifest = dataset.manifest
     total = manifest.train + manifest.val
     show_dataset(dataset)
@@ -120,10 +120,10 @@ def dataset_dropped(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """List the documents that quality steps left out, with why, and where they came from."""
-    from storage.datasets import find_dataset
+    from tasks.at_hand import dataset_at_hand
     from tasks.look import dropped_documents
 
-    dataset = find_dataset(Workspace.at(workspace).datasets, reference)
+    dataset = dataset_at_hand(reference, Workspace.at(workspace))
     found = list(itertools.islice(dropped_documents(dataset, step), limit))
     show_dropped(found)
     show_left_out(dataset)
@@ -143,11 +143,11 @@ def dataset_diff(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Say what came, went and changed from one data set to another."""
-    from storage.datasets import find_dataset
+    from tasks.at_hand import dataset_at_hand
     from tasks.look import difference
 
-    folder = Workspace.at(workspace).datasets
-    found = difference(find_dataset(folder, before), find_dataset(folder, after))
+    place = Workspace.at(workspace)
+    found = difference(dataset_at_hand(before, place), dataset_at_hand(after, place))
     table(
         f"From {before} to {after}",
         {
@@ -183,10 +183,10 @@ def dataset_trace(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Follow a token, or a document, back to its member, its shard and the shard's sha256."""
-    from storage.datasets import find_dataset
+    from tasks.at_hand import dataset_at_hand
     from tasks.look import trace_document, trace_token
 
-    dataset = find_dataset(Workspace.at(workspace).datasets, reference)
+    dataset = dataset_at_hand(reference, Workspace.at(workspace))
     if (offset is None) == (document is None):
         raise ValueError("name either the OFFSET of a token or a --document")
     origin = (
@@ -208,10 +208,10 @@ def dataset_sample(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Show documents drawn by chance, decoded from their tokens, with where they came from."""
-    from storage.datasets import find_dataset
+    from tasks.at_hand import dataset_at_hand
     from tasks.look import sample_documents
 
-    dataset = find_dataset(Workspace.at(workspace).datasets, reference)
+    dataset = dataset_at_hand(reference, Workspace.at(workspace))
     shown = []
     for origin in sample_documents(dataset, split, count, seed):
         show_origin(origin)
@@ -228,9 +228,9 @@ def dataset_report(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Say where the page about a data set is: lengths, scripts, repeated documents, samples, times."""
-    from storage.datasets import find_dataset
+    from tasks.at_hand import dataset_at_hand
     from tasks.dataset_report import find_report
 
-    path = find_report(find_dataset(Workspace.at(workspace).datasets, reference))
+    path = find_report(dataset_at_hand(reference, Workspace.at(workspace)))
     words.print(f"Open in a browser: {path.as_uri()}", soft_wrap=True)
     return {"path": path}

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from packaging.requirements import Requirement
 
+from storage.errors import StorageError
 from storage.workspace import Workspace
 
 _ENOUGH_DISK_BYTES = 2_000_000_000
@@ -32,6 +33,7 @@ def examine(workspace: Workspace) -> list[Finding]:
         _packages(),
         _loops(),
         *_workspace(workspace),
+        *_store(),
         _tracking(workspace),
         _prefect(),
         _device(),
@@ -96,6 +98,21 @@ def _workspace(workspace: Workspace) -> list[Finding]:
             way_out="free some space; a default run takes 100 MB, OpenWebText 250 GB",
         ),
     ]
+
+
+def _store() -> list[Finding]:
+    """Whether the store that the environment names can be used, if it names one."""
+    from storage.store import STORE_VARIABLE, Store
+
+    try:
+        store = Store.chosen()
+        if not store:
+            return []
+        store.refuse_unusable()
+        return [Finding(what="store", ok=True, found=store.address)]
+    except (StorageError, ValueError, OSError) as error:
+        way_out = f"check {STORE_VARIABLE} and the credentials of its server"
+        return [Finding(what="store", ok=False, found=str(error), way_out=way_out)]
 
 
 def _tracking(workspace: Workspace) -> Finding:

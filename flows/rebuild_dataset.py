@@ -7,8 +7,8 @@ from pathlib import Path
 from prefect import flow
 
 from flows.build_dataset import build_dataset
-from storage.datasets import find_dataset
 from storage.workspace import Workspace
+from tasks.at_hand import dataset_at_hand
 from tasks.at_work import leased
 from tasks.verify import compare, recorded_config
 
@@ -23,8 +23,8 @@ def rebuild_dataset(reference: str, workspace: Path | None = None) -> list[str]:
         workspace: the folder that holds everything; by default $BRICKROAD_WORKSPACE, else ./workspace.
     """
     place = Workspace.at(workspace)
-    dataset = find_dataset(place.datasets, reference)
+    dataset = dataset_at_hand(reference, place)
     with tempfile.TemporaryDirectory(dir=place.root, prefix=".rebuild-") as temporary:
         config = replace(recorded_config(dataset), name=dataset.manifest.name)
-        again = build_dataset(config, workspace=Path(temporary))
+        again = build_dataset(config, workspace=Path(temporary), store="")  # a store would give it back
         return compare(dataset, again.dataset)

@@ -34,6 +34,7 @@ def run_pipeline(
     request: TrainingRequest | None = None,
     workspace: Path | None = None,
     engine: EngineConfig | None = None,
+    store: str | None = None,
 ) -> PipelineResult:
     """Corpus to registered GPT.
 
@@ -42,9 +43,11 @@ def run_pipeline(
         request: how to train; its data set is the one that was built.
         workspace: the folder that holds everything; by default $BRICKROAD_WORKSPACE, else ./workspace.
         engine: where shards are read and encoded: on this machine, or on a cluster of Dask or Ray, to the same bytes.
+        store: what machines without a common file system share: s3://bucket/prefix, gs://bucket/prefix or a folder; by default
+            $BRICKROAD_STORE; empty: none.
     """
     place = Workspace.at(workspace)
-    built = build_dataset(config or CorpusConfig(), workspace=place.root, engine=engine)
+    built = build_dataset(config or CorpusConfig(), workspace=place.root, engine=engine, store=store)
     request = replace(request or TrainingRequest(), dataset=built.dataset.reference)
     with gpu_slot():
         model = train_model(request, workspace=place.root)

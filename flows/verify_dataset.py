@@ -5,10 +5,11 @@ from pathlib import Path
 from prefect import flow
 
 from flows.rebuild_dataset import rebuild_dataset
-from storage.datasets import Dataset, find_dataset, list_datasets
+from storage.datasets import Dataset, list_datasets
 from storage.errors import DatasetError, StorageError
 from storage.workspace import Workspace
 from tasks.artifacts import show_verified
+from tasks.at_hand import dataset_at_hand
 from tasks.at_work import leased
 from tasks.engine import HEALING, road_task
 from tasks.verify import verify
@@ -29,7 +30,7 @@ def verify_dataset(
         workspace: the folder that holds everything; by default $BRICKROAD_WORKSPACE, else ./workspace.
     """
     place = Workspace.at(workspace)
-    datasets = [find_dataset(place.datasets, reference)] if reference else _newest(place)
+    datasets = [dataset_at_hand(reference, place)] if reference else _newest(place)
     found = {dataset.reference: _mismatches(dataset, rebuild, place) for dataset in datasets}
     show_verified(found, rebuild)
     if wrong := [line for lines in found.values() for line in lines]:

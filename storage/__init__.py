@@ -27,6 +27,8 @@ examined      what was found in the documents of a shard, to be compared with al
 network       how addresses are shown, and what is done when the network fails
 remote        the files behind a network, as their servers list them                          RemoteFile
 remote_streams  their bytes: all of one version, or an error of the network
+store         objects that machines share: in a folder or a bucket (shelves)                   Store
+shared_datasets  finished data sets in a store                                               SharedDataset
 known_files   what was found in a file that has not changed since
 tar_stream    what forms reads from: a tar as a stream, and the proof that it is whole
 xz_index      what an .xz file expands to, without decompressing

@@ -114,7 +114,7 @@ def write_block(block: Block) -> str:
                 sha256.update(chunk)
                 if not is_there:
                     with named_errors(block.path):
-                        _write_at(target.fileno(), chunk, place)
+                        write_at(target.fileno(), chunk, place)
                 place += len(chunk)
         begin_writing_out(target.fileno(), size=place)
     return sha256.hexdigest()
@@ -154,7 +154,7 @@ class BlockSink:
             piece = own[: min(_COPY_BYTES, BLOCK_BYTES - self._next % BLOCK_BYTES)]
             self._hash.update(piece)
             with named_errors(self.path):
-                _write_at(self._file.fileno(), piece, self._next)
+                write_at(self._file.fileno(), piece, self._next)
             own, self._next = own[len(piece) :], self._next + len(piece)
             if self._next % BLOCK_BYTES == 0:
                 self._end_block(self._next - BLOCK_BYTES)
@@ -208,7 +208,7 @@ def _chunks(piece: FileRange) -> Iterator[memoryview]:
             left -= size
 
 
-def _write_at(descriptor: int, data: memoryview, place: int) -> None:
+def write_at(descriptor: int, data: memoryview, place: int) -> None:
     """All of the data: a system call may write less, on a disk that is getting full, and call that no error."""
     while data:
         written = os.pwrite(descriptor, data, place)

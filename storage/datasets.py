@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from storage.blocks import BLOCK_BYTES, block_ranges, file_facts, ranges_sha256
 from storage.documents.rows import Split
-from storage.errors import DatasetError
+from storage.errors import DatasetError, NoSuchDatasetError
 from storage.files import named_errors
 from storage.manifests import DATASET_FORMAT, Manifest
 from storage.tokens import SplitFacts, TokenFile
@@ -76,14 +76,21 @@ class Dataset:
 def read_dataset(path: Path) -> Dataset:
     """The data set in a folder. Raises DatasetError if it is missing, unfinished, or of another format."""
     try:
-        value = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        content = (path / "manifest.json").read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(f"{path}: no finished data set here (no manifest.json)") from None
+    return Dataset(path=path, manifest=parse_manifest(content, str(path)))
+
+
+def parse_manifest(content: bytes, path: str) -> Manifest:
+    """The manifest of the data set at `path`, from the bytes of manifest.json. Raises DatasetError if it is of another format."""
+    try:
+        value = json.loads(content)
         if value["format_version"] != DATASET_FORMAT:
             raise DatasetError(
                 f"{path}: format {value['format_version']} is not {DATASET_FORMAT}; build it again"
             )
-        return Dataset(path=path, manifest=Manifest.from_dict(value))
-    except (FileNotFoundError, NotADirectoryError):
-        raise DatasetError(f"{path}: no finished data set here (no manifest.json)") from None
+        return Manifest.from_dict(value)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DatasetError(
             f"{path}/manifest.json: not a manifest ({error}); delete {path} and build the data set again"
@@ -96,7 +103,7 @@ def list_datasets(folder: Path) -> tuple[list[Dataset], list[DatasetError]]:
 
 
 def find_dataset(folder: Path, reference: str) -> Dataset:
-    """A data set by name (its newest), name@digest (a prefix will do) or path. Raises DatasetError if there is none."""
+    """A data set by name (its newest), name@digest (a prefix will do) or path. Raises NoSuchDatasetError if there is none."""
     if (Path(reference) / "manifest.json").is_file():
         return read_dataset(Path(reference).absolute())
     name, _, digest = reference.partition("@")
@@ -104,7 +111,7 @@ def find_dataset(folder: Path, reference: str) -> Dataset:
     found = [path for path in known if path.parent.name == name and path.name.startswith(digest)]
     if not found:
         names = ", ".join(sorted({path.parent.name for path in known})) or "none yet"
-        raise DatasetError(
+        raise NoSuchDatasetError(
             f"{reference}: no such data set in {folder} (there: {names}); see: brickroad dataset list"
         )
     datasets, errors = _read(found)

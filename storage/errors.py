@@ -5,6 +5,8 @@ StorageError
   NetworkError       a file behind a network cannot be had, or not whole; it may be fine
   ShardError         one shard is truncated, corrupt, or not what it says; another may be fine
   DatasetError       token files are missing, damaged, or do not match their manifest
+    NoSuchDatasetError   nothing of that name is here
+  StoreError         an object of a store is missing, damaged, or not what its record says
   CheckpointError    a checkpoint is missing, damaged, or does not match its record
   JournalHeldError   another process that lives is writing this journal
 """
@@ -56,6 +58,14 @@ class Malformed(Exception):
 
 class DatasetError(StorageError):
     """A data set is not there, is not finished, or its bytes do not match its manifest."""
+
+
+class NoSuchDatasetError(DatasetError):
+    """There is no data set of that name here; there may be one elsewhere."""
+
+
+class StoreError(PlacedError):
+    """An object of a store is not there, or not as it was recorded; fetching it again cannot heal it."""
 
 
 class CheckpointError(StorageError):

@@ -8,6 +8,7 @@ A remote file is unchanged if its size and its server's version of it are; witho
 import json
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,21 +65,30 @@ class KnownFiles:
     def __init__(self, path: Path, settings: str) -> None:
         """Reads `path` if it is there; what is damaged or of another format counts as nothing known."""
         self._path, self._settings = path, settings
-        self._files: dict[str, Any] = {}
-        try:
-            value = json.loads(path.read_bytes())
-            if value["format"] == _FORMAT and isinstance(value["files"], dict):
-                self._files = value["files"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            pass
+        self._files = _parsed(path.read_bytes() if path.is_file() else b"")
+        self._of_others = dict[str, Any]()
+
+    def learn(self, content: bytes) -> None:
+        """What another machine has found, as `told` there; of files behind a network, which are the same from anywhere."""
+        self._of_others = _parsed(content)
+
+    def told(self, locations: Iterable[str]) -> bytes:
+        """What is known of these files here, or was learnt, for `learn`."""
+        known = self._of_others | self._files
+        keys = (self._key(location) for location in locations if is_remote(location))
+        return _content({key: known[key] for key in keys if key in known})
 
     def find(self, location: str, listed: RemoteSignature | None = None) -> Found | None:
         """What was found in a file, if it is still the same file; else None. Of a remote one, `listed` is how it is now."""
-        try:
-            facts, found = self._files[self._key(location)]
-            return found if facts == (listed or Signature.of(location)).facts() else None
-        except (KeyError, ValueError, TypeError, OSError):
-            return None
+        key = self._key(location)
+        for files in (self._files, self._of_others):
+            try:
+                facts, found = files[key]
+                if facts == (listed or Signature.of(location)).facts():
+                    return found  # type: ignore[no-any-return]
+            except (KeyError, ValueError, TypeError, OSError):
+                continue
+        return None
 
     def remember(self, location: str, signature: Signature | RemoteSignature, found: Found) -> None:
         """Notes what was found in a file that had this signature before it was read, and has it still."""
@@ -92,7 +102,7 @@ class KnownFiles:
     def save(self) -> None:
         """Writes it all down."""
         with atomic_file(self._path) as file:
-            file.write(json.dumps({"format": _FORMAT, "files": self._files}).encode())
+            file.write(_content(self._files))
 
     def _key(self, location: str) -> str:
         if not is_remote(location):
@@ -101,3 +111,15 @@ class KnownFiles:
             )
         place = shown(location)  # two addresses that differ in what is not shown are two files
         return f"{self._settings} {place}" + ("" if place == location else f" {fingerprint(location)[:16]}")
+
+
+def _content(files: dict[str, Any]) -> bytes:
+    return json.dumps({"format": _FORMAT, "files": files}).encode()
+
+
+def _parsed(content: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+        return value["files"] if value["format"] == _FORMAT and isinstance(value["files"], dict) else {}
+    except (ValueError, KeyError, TypeError):
+        return {}

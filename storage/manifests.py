@@ -15,6 +15,8 @@ DATASET_FORMAT = 4  # of the manifest
 TOKEN_FILES_FORMAT = 1  # of what the digest is of: a new manifest alone makes no other data set
 #: Of a data set of prompts and responses: a byte a token, 1 if it is learnt; and how the rows were made.
 PROMPT_FILES = ("train.mask", "val.mask", "prompts.json")
+#: The files that the digest is of, as far as a data set has them.
+NAMED_BY_DIGEST = ("train.bin", "val.bin", "tokenizer.json", *PROMPT_FILES)
 DIGEST_CHARACTERS = 32  # 128 bits; MLflow takes at most 36
 
 
@@ -113,7 +115,7 @@ class Manifest:
 
 def digest_of(dtype: TokenDtype, end_of_text: int, files: dict[str, FileFacts]) -> str:
     """The identity of what training reads: token files, tokenizer, and how to read them; of prompts, what of it is learnt."""
-    names = ("train.bin", "val.bin", "tokenizer.json", *(name for name in PROMPT_FILES if name in files))
+    names = [name for name in NAMED_BY_DIGEST if name in files]
     identity = {
         "format_version": TOKEN_FILES_FORMAT,
         "dtype": dtype,

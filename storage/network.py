@@ -8,11 +8,12 @@ import os
 import re
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from storage.errors import CorpusError, NetworkError
 
 T = TypeVar("T")
+Doing = Literal["read", "written"]
 
 ADDRESS_VARIABLE = "BRICKROAD_ADDRESS"
 #: Schemes in which `?` is a wildcard and no query begins; of any other one the query is taken for a signature.
@@ -72,7 +73,7 @@ class Trouble(Exception):
         self.can_heal = can_heal
 
 
-def patiently(location: str, action: Callable[[], T]) -> T:
+def patiently(location: str, action: Callable[[], T], doing: Doing = "read") -> T:
     """The result of an action, tried again after growing waits where that can help. Raises NetworkError.
 
     Whatever a file system raises is taken for trouble of the network or of the server: there are dozens of kinds.
@@ -84,14 +85,19 @@ def patiently(location: str, action: Callable[[], T]) -> T:
         except (NetworkError, CorpusError):
             raise
         except Exception as error:
-            reason, can_heal = _explained(location, error)
+            reason, can_heal = _explained(location, error, doing)
             if wait is None or not can_heal or time.monotonic() - began > _PATIENCE_SECONDS:
                 raise NetworkError(shown(location), reason, can_heal) from None
             time.sleep(wait)
     raise AssertionError("the last try returns or raises")
 
 
-def _explained(location: str, error: Exception) -> tuple[str, bool]:
+def is_beyond_the_end(error: Exception) -> bool:
+    """Whether a server says that a file ends before the part that was asked for begins."""
+    return 416 in (_status(error), _status(error.__cause__) if error.__cause__ else None)
+
+
+def _explained(location: str, error: Exception, doing: Doing) -> tuple[str, bool]:
     """Why, with the way out, and whether trying again can help."""
     if isinstance(error, Trouble):
         return f"{error}; {_GO_ON}" if error.can_heal else str(error), error.can_heal
@@ -104,7 +110,8 @@ def _explained(location: str, error: Exception) -> tuple[str, bool]:
     if status in (401, 403) or is_forbidden or "NoCredentialsError" in kinds:
         scheme = {"s3a": "s3", "gcs": "gs"}.get(scheme_of(location), scheme_of(location))
         way = _CREDENTIALS.get(scheme, "its address may have expired, or want a user and a password")
-        return f"its server refuses to give it ({status or 'no access'}); {way}", False
+        verb = "give" if doing == "read" else "take"
+        return f"its server refuses to {verb} it ({status or 'no access'}); {way}", False
     if status in (404, 410) or (isinstance(error, FileNotFoundError) and cause is error):
         return f"is not there ({status or 404}); name a file or folder that is", False
     if isinstance(error, FileNotFoundError):  # what fsspec makes of any failure to ask a web server for facts
@@ -114,7 +121,7 @@ def _explained(location: str, error: Exception) -> tuple[str, bool]:
         can_heal = status >= 500 or status in (408, 425, 429)
         return f"its server answers {status} ({reason})" + (f"; {_GO_ON}" if can_heal else ""), can_heal
     can_heal = not any("Certificate" in kind for kind in kinds)
-    return f"cannot be read ({reason}); {_GO_ON}", can_heal
+    return f"cannot be {doing} ({reason}); {_GO_ON}", can_heal
 
 
 def _status(error: BaseException) -> int | None:

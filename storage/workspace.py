@@ -102,6 +102,11 @@ class Workspace:
         return exclusive_lock(self.root / f".{name}.lock")
 
 
+def own_workspace(root: Path) -> Path:
+    """Where this host has the workspace that another has at `root`: at $BRICKROAD_WORKSPACE, else there too."""
+    return Workspace.at(os.environ.get(WORKSPACE_VARIABLE) or root).root
+
+
 _PIECES = re.compile(r"[0-9]+|[^0-9]+")
 
 

@@ -11,9 +11,12 @@
     dropped        all of that -> which documents are dropped, and for which   -> Dropped
     tokenizers     which one, learnt or given, and what encodes with it
     encode         stored text -> tokens, in worker processes         -> TokenPart
+    encode_afar    the same, by hosts that have workspaces of their own; shared_tokens is how they come back
     reuse          tokens that an earlier data set has already        -> TokenPart
     dataset        the steps of a build                               -> Dataset
-    build          all of them as plain functions; the flow has them as tasks
+    sharing        what a build brings from a store, and puts there
+    build          all of them in order; steps run them as plain functions, the flow has them as tasks
+    at_hand        a name -> Dataset, from here or from a store
     training       Dataset -> checkpoints and an MLflow run           -> TrainedModel
     evaluation     model and Dataset -> exact losses                  -> Evaluation
     quantization   model -> a smaller one, measured beside it         -> QuantizationReport

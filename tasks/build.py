@@ -5,18 +5,18 @@ tasks of them, which a person can watch.
 """
 
 import contextlib
-import logging
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any
 
 from storage.dataset_writer import DatasetWriter
 from storage.datasets import Dataset, find_by_fingerprint
 from storage.documents.parts import DocumentPart
 from storage.shards import Shard
+from storage.shared_datasets import shared_by_inputs
+from storage.store import Store
 from storage.tokens import SPLITS, TokenPart
 from storage.workspace import Workspace
 from tasks.characters import SplitCounts
@@ -47,43 +47,20 @@ from tasks.encode import (
     encode_in_place,
     parts_to_encode,
 )
+from tasks.encode_afar import encode_afar
 from tasks.examine import examine
 from tasks.ingest import ingest
 from tasks.memory import MemoryWatch, frozen_heap
 from tasks.plan import refuse_full_disk
-from tasks.recall import recall, remember
+from tasks.recall import recall, remember, tell_known
 from tasks.reuse import earlier_tokens, in_order
+from tasks.shared_tokens import SharedTokens
+from tasks.sharing import bring_dataset, bring_records, share_dataset, share_texts
+from tasks.steps import PlainSteps, Steps
 from tasks.tokenizers import EncoderDiffers, begin_loading, begin_making
 from tasks.workers import Workers
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class Steps(Protocol):
-    """Who runs the steps of a build, and tells what happens."""
-
-    @property
-    def log(self) -> "logging.Logger | logging.LoggerAdapter[Any]":
-        """Where to say what a person should know."""
-
-    def one(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """What a step comes to."""
-
-    def many(
-        self,
-        step: Callable[..., Sequence[R]],
-        groups: Iterable[Sequence[Any]],
-        *,
-        total: int,
-        workers: Workers,
-        **settings: Any,
-    ) -> Generator[R]:
-        """What a step comes to for each of `total` items: `step(group, workers=…, **settings)`, some groups side by side.
-
-        It may begin at once. The results come in the order of the items, each as soon as all before it are there. Closed before its end, it
-        returns when nothing is being done any more.
-        """
+StartWorkers = Callable[[], contextlib.AbstractContextManager[Workers]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,48 +74,29 @@ class BuiltDataset:
     peak_rss_bytes: int
 
 
-class PlainSteps:
-    """Steps as they are: function calls, and threads for what goes side by side."""
-
-    log = logging.getLogger("brickroad.dataset")
-
-    def one(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """What a step comes to."""
-        return step(*args, **kwargs)
-
-    def many(
-        self,
-        step: Callable[..., Sequence[R]],
-        groups: Iterable[Sequence[Any]],
-        *,
-        total: int,
-        workers: Workers,
-        **settings: Any,
-    ) -> Generator[R]:
-        """As `Steps` says."""
-        with (
-            ThreadPoolExecutor(workers.count) as threads,
-            contextlib.closing(
-                threads.map(partial(step, workers=workers, **settings), groups)
-            ) as results,  # what has not begun is cancelled
-        ):
-            for result in results:
-                yield from result
-
-
-def build(config: CorpusConfig, workspace: Workspace, workers: Workers) -> Dataset:
-    """Corpus to token files; what is there already is not done again."""
-    return build_in_steps(config, workspace, PlainSteps(), lambda: contextlib.nullcontext(workers)).dataset
+def build(
+    config: CorpusConfig, workspace: Workspace, workers: Workers, store: Store | None = None
+) -> Dataset:
+    """Corpus to token files; what is there already is not done again. With a store, its workers are to be of that store."""
+    start = partial(contextlib.nullcontext, workers)
+    return build_in_steps(config, workspace, PlainSteps(), start, store).dataset
 
 
 def build_in_steps(
     config: CorpusConfig,
     workspace: Workspace,
     steps: Steps,
-    start_workers: Callable[[], contextlib.AbstractContextManager[Workers]],
+    start_workers: StartWorkers,
+    store: Store | None = None,
 ) -> BuiltDataset:
-    """Corpus to token files by whoever runs the `steps`, one build of a workspace at a time."""
+    """Corpus to token files by whoever runs the `steps`, one build of a workspace at a time.
+
+    What the `store` has is not made again, and what is made is put there. Raises NetworkError or OSError, before any work, if
+    it cannot be used.
+    """
     began = time.monotonic()
+    if store:
+        store.refuse_unusable()
     with (
         workspace.lock("build") as has_waited,
         swept(workspace),
@@ -151,20 +109,20 @@ def build_in_steps(
         clock = Stages()
         shards = steps.one(locate_shards, config, workspace)
         config = decided(config, shards, workspace)
-        material = gather(config, _ingest(config, workspace, shards, workers, steps))
+        material = gather(config, _ingest(config, workspace, shards, workers, steps, store))
         clock.ended("ingest")
-        dataset = find_by_fingerprint(workspace.datasets, config.chosen_name, material.fingerprint)
-        if not dataset:
-            if config.quality.is_on:
-                material = _leave_out(config, workspace, material, workers, steps)
-                clock.ended("quality")
-            making = partial(_encode, config, workspace, material, clock, memory, steps)
-            try:
-                dataset = making(workers)
-            except EncoderDiffers as error:
-                steps.log.warning("%s; the reference encodes, more slowly", error)
-                with start_workers() as others:
-                    dataset = making(others, use_reference=True)
+        making = partial(_make, config, workspace, material, clock, memory, steps, start_workers, workers)
+        name, inputs = config.chosen_name, material.fingerprint
+        dataset = find_by_fingerprint(workspace.datasets, name, inputs)
+        if not store:
+            dataset = dataset or making(None)
+        elif shared := shared_by_inputs(store, name, inputs):
+            dataset = dataset or steps.one(bring_dataset, shared, workspace, inputs)
+        else:
+            steps.one(share_texts, material.parts, store)
+            tell_known(shards, workspace.documents, config.reading, store, config.corpus)
+            dataset = dataset or making(store)
+            steps.one(share_dataset, dataset, inputs, store)
     reused = sum(shard.reused for shard in material.shards)
     return BuiltDataset(
         dataset=dataset,
@@ -176,10 +134,15 @@ def build_in_steps(
 
 
 def _ingest(
-    config: CorpusConfig, workspace: Workspace, shards: Sequence[Shard], workers: Workers, steps: Steps
+    config: CorpusConfig,
+    workspace: Workspace,
+    shards: Sequence[Shard],
+    workers: Workers,
+    steps: Steps,
+    store: Store | None,
 ) -> list[Any]:
     """Every shard's text, stored; or why it cannot be trusted, or did not come."""
-    recalled = recall(shards, workspace.documents, config.reading)
+    recalled = recall(shards, workspace.documents, config.reading, store, config.corpus)
     unknown = recalled.unknown
     refuse_full_disk(config, unknown, workspace)
     if unknown:
@@ -194,10 +157,37 @@ def _ingest(
             reading=config.reading,
             val_fraction=config.chosen_val_fraction,
             limit_shards=config.limit_shards,
+            store=store,
         )
     )
     remember(recalled, results, workspace.documents, config.reading, config.limit_shards)
     return [*recalled.known, *results]
+
+
+def _make(
+    config: CorpusConfig,
+    workspace: Workspace,
+    material: Material,
+    clock: Stages,
+    memory: MemoryWatch,
+    steps: Steps,
+    start_workers: StartWorkers,
+    workers: Workers,
+    store: Store | None,
+) -> Dataset:
+    """A data set that is not there: without the documents that are to be left out, and encoded, if need be by the reference."""
+    if store:
+        bring_records(material.parts, store)
+    if config.quality.is_on:
+        material = _leave_out(config, workspace, material, workers.here, steps)
+        clock.ended("quality")
+    making = partial(_encode, config, workspace, material, clock, memory, steps, store)
+    try:
+        return making(workers)
+    except EncoderDiffers as error:
+        steps.log.warning("%s; the reference encodes, more slowly", error)
+        with start_workers() as others:
+            return making(others, use_reference=True)
 
 
 def _leave_out(
@@ -218,41 +208,49 @@ def _encode(
     clock: Stages,
     memory: MemoryWatch,
     steps: Steps,
+    store: Store | None,
     workers: Workers,
     *,
     use_reference: bool = False,
 ) -> Dataset:
     """Stored text to a finished data set: learn the tokenizer, encode part by part, join in corpus order."""
-    parts, fraction = material.parts, config.chosen_val_fraction
-    counts = steps.one(count_parts, parts, fraction, workers)
+    parts, fraction, here = material.parts, config.chosen_val_fraction, workers.here
+    counts = steps.one(count_parts, parts, fraction, here)
     tokenizer = steps.one(
-        learn_tokenizer, config, parts, counts, workspace.tokens, workers, use_reference=use_reference
+        learn_tokenizer, config, parts, counts, workspace.tokens, here, use_reference=use_reference
     )
     clock.ended("learn")
     begin_loading(tokenizer)
     settings = encoding(config, workspace, tokenizer)
-    earlier = steps.one(earlier_tokens, parts, tokenizer, fraction, workspace.datasets, workers)
+    are_afar = here is not workers
+    earlier = steps.one(earlier_tokens, parts, tokenizer, fraction, workspace.datasets, here)
     with DatasetWriter(workspace.datasets, config.chosen_name) as writer:
         with contextlib.ExitStack() as running:
-            if not earlier and can_be_placed(counts, tokenizer):
+            if not earlier and not are_afar and can_be_placed(counts, tokenizer):
                 blocks = running.enter_context(_blocks(parts, counts, settings, writer, workers, steps))
                 tokens = _parts_in(blocks, writer)
             else:
                 to_encode = parts_to_encode(parts, earlier)
-                fresh = running.enter_context(_parts(to_encode, settings, workers, steps))
-                tokens = checked(in_order(len(parts), earlier, fresh), to_encode, settings, workers)
-            described = steps.one(join, config, writer, material, tokenizer, tokens, workers, clock, memory)
+                shared = SharedTokens.of(tokenizer, fraction, store) if store and are_afar else None
+                fresh = running.enter_context(_parts(to_encode, settings, shared, workers, steps))
+                tokens = checked(in_order(len(parts), earlier, fresh), to_encode, settings, here)
+            described = steps.one(join, config, writer, material, tokenizer, tokens, here, clock, memory)
         return steps.one(publish, writer, described, counts.all)
 
 
 def _parts(
-    parts: list[PartToEncode], settings: Encoding, workers: Workers, steps: Steps
+    parts: list[PartToEncode],
+    settings: Encoding,
+    shared: SharedTokens | None,
+    workers: Workers,
+    steps: Steps,
 ) -> contextlib.closing[Generator[TokenPart]]:
-    """The tokens of parts, as they are made."""
-    groups = groups_of(parts, len(parts), workers.count)
-    return contextlib.closing(
-        steps.many(encode, groups, total=len(parts), workers=workers, encoding=settings)
-    )
+    """The tokens of parts, as they are made; they come through the store if they are to be `shared`."""
+    groups, total = groups_of(parts, len(parts), workers.count), len(parts)
+    if shared:
+        afar = steps.many(encode_afar, groups, total=total, workers=workers, encoding=settings, shared=shared)
+        return contextlib.closing(afar)
+    return contextlib.closing(steps.many(encode, groups, total=total, workers=workers, encoding=settings))
 
 
 def _blocks(

@@ -11,9 +11,10 @@ from model.evaluation import EvaluationProgress, EvaluationReport, evaluate
 from model.examples import Rows, evaluate_rows
 from model.references import References, reference_lines
 from storage.checkpoints import network_sha256
-from storage.datasets import Dataset, find_dataset
+from storage.datasets import Dataset
 from storage.evaluations import read_evaluation, save_evaluation
 from storage.workspace import Workspace
+from tasks.at_hand import dataset_at_hand
 from tasks.engine import HEALING, road_task
 from tasks.loading import LoadedModel, load_model
 from tasks.questions import QuestionScore, answer_questions
@@ -160,7 +161,7 @@ def dataset_for(loaded: LoadedModel, reference: str | None, workspace: Workspace
         raise ValueError(
             f"{loaded.checkpoint.path} was not trained here; say with --dataset what to evaluate it on"
         )
-    dataset = find_dataset(workspace.datasets, reference)
+    dataset = dataset_at_hand(reference, workspace)
     refuse_other_tokenizer(loaded, dataset)  # before anything takes time
     return dataset
 

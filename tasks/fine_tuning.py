@@ -13,6 +13,7 @@ from storage.datasets import find_dataset
 from storage.errors import DatasetError
 from storage.workspace import Workspace
 from tasks.adapters import save_adapter
+from tasks.at_hand import dataset_at_hand
 from tasks.engine import road_task
 from tasks.evaluation import measure, refuse_other_rows
 from tasks.loading import load_model
@@ -81,7 +82,7 @@ def plan_fine_tuning(request: TrainingRequest, workspace: Workspace) -> FineTuni
     """Finds the parent and the data sets, and refuses what cannot be before any work: ValueError, CheckpointError, DatasetError."""
     assert request.fine_tuning is not None, "a fine-tuning begins from a model"
     parent = find_parent(request.fine_tuning.model, workspace)
-    dataset = find_dataset(workspace.datasets, request.dataset)
+    dataset = dataset_at_hand(request.dataset, workspace)
     parent.refuse_other_tokenizer(dataset)
     if request.resume:
         recipe = recipe_from_dict(latest_checkpoint(workspace.checkpoints / request.resume).facts["recipe"])
@@ -122,7 +123,7 @@ def _parent_dataset(parent: Parent, workspace: Workspace) -> str | None:
 def exact_losses(path: Path, datasets: list[str], workspace: Workspace) -> dict[str, EvaluationReport]:
     """The loss of a checkpoint on the whole val split of each data set."""
     loaded = load_model(path)
-    return {one: measure(loaded, find_dataset(workspace.datasets, one), workspace) for one in datasets}
+    return {one: measure(loaded, dataset_at_hand(one, workspace), workspace) for one in datasets}
 
 
 def keep_adapter(trained: TrainedModel, workspace: Workspace) -> StoredAdapter | None:

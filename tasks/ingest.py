@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from storage.documents.parts import PART_FORMAT, DocumentPart, PartWriter, read_part
+from storage.documents.shared import find_part, is_here, put_part
 from storage.errors import NetworkError, ShardError
 from storage.files import PARTIAL_SUFFIX, Together, fingerprint, named_errors, sha256_file
 from storage.forms import (
@@ -21,6 +22,7 @@ from storage.forms import (
     read_batches,
 )
 from storage.shards import Shard, uncompressed_bytes
+from storage.store import Store
 from storage.workspace import natural_order
 from tasks.characters import SplitCounts
 from tasks.workers import Workers
@@ -76,17 +78,19 @@ def ingest(
     val_fraction: float,
     workers: Workers,
     limit_shards: int | None = None,
+    store: Store | None = None,
 ) -> list[IngestedShard | RefusedShard | UnreachedShard]:
     """Stores the text of shards, one after another; a shard that cannot be trusted is named, and the rest goes on.
 
-    An archive of shards becomes all of its shards, or so many, read side by side as the archive streams by. After a shard
+    Text that the `store` has is not made again, and what is made goes there. An archive of shards becomes all of its shards, or so many, read side by side as the archive streams by. After a shard
     that did not come through the network the rest is not tried: each would wait for it again.
     """
     results: list[IngestedShard | RefusedShard | UnreachedShard] = []
-    settings = (folder, reading, val_fraction, workers.largest_piece(COPIES_OF_A_DOCUMENT))
+    limit_bytes = workers.largest_piece(COPIES_OF_A_DOCUMENT)
+    settings = (folder, reading, val_fraction, limit_bytes, store)
     for group in _groups(shards):
         with workers.memory(
-            0 if settings[-1] is None else max(_memory_bytes(one, settings[-1]) for one in group)
+            0 if limit_bytes is None else max(_memory_bytes(one, limit_bytes) for one in group)
         ):
             found = workers.run(ingest_shards, group, *settings)
         for shard, result in zip(group, found, strict=False):
@@ -113,7 +117,7 @@ def _groups(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
 
 def _ingested_archive(
     archive: Shard,
-    settings: tuple[Path, Reading, float, int | None],
+    settings: tuple[Path, Reading, float, int | None, Store | None],
     workers: Workers,
     limit_shards: int | None,
 ) -> list[IngestedShard | RefusedShard | UnreachedShard]:
@@ -145,19 +149,25 @@ def ingest_shards(
     reading: Reading,
     val_fraction: float,
     document_limit_bytes: int | None = None,
+    store: Store | None = None,
 ) -> list[IngestedShard | RefusedShard | UnreachedShard | None]:
-    """Stores the documents of shards, as a worker does: returns when they are on the disk. Ends at one that does not come."""
+    """Stores the documents of shards, as a worker does: returns when they are on the disk, and in the store if there is one.
+    Ends at one that does not come."""
     results: list[IngestedShard | RefusedShard | UnreachedShard | None] = []
     with Together() as together:
         for shard in shards:
             try:
                 results.append(
-                    ingest_shard(shard, folder, reading, val_fraction, document_limit_bytes, together)
+                    ingest_shard(shard, folder, reading, val_fraction, document_limit_bytes, together, store)
                 )
             except NetworkError as error:
                 results.append(_unreached(shard, error))
                 break
         together.publish()
+    if store:
+        for result in results:
+            if isinstance(result, IngestedShard) and is_here(result.part):
+                put_part(result.part, store)
     return results
 
 
@@ -168,8 +178,9 @@ def ingest_shard(
     val_fraction: float,
     document_limit_bytes: int | None = None,
     together: Together | None = None,
+    store: Store | None = None,
 ) -> IngestedShard | RefusedShard | None:
-    """Stores a shard's documents below `folder`, unless they are there already; None if it is an archive of shards.
+    """Stores a shard's documents below `folder`, unless they are there already, or in a store; None if it is an archive of shards.
 
     They are on the disk when it returns, or when they are published `together` with others.
     Nothing is left behind of a shard that is refused. Raises NetworkError if a remote one does not come: that says nothing
@@ -178,7 +189,7 @@ def ingest_shard(
     try:
         with _identified(shard, folder) as (here, sha256):
             path = folder / f"{sha256}-{reading_settings(reading)}.parquet"
-            if part := read_part(path):
+            if part := read_part(path) or (find_part(path, store) if store else None):
                 return _ingested(shard, part, reused=True)
             part = _stored(here, sha256, path, reading, val_fraction, document_limit_bytes, together)
             return _ingested(shard, part, reused=False)

@@ -1,15 +1,19 @@
 """Which shards need not be read, since nothing has changed in their files: asked before ingest, and noted after it."""
 
-import os
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from storage.documents.parts import DocumentPart
+from storage.documents.shared import FOLDER, is_here, listed_parts
+from storage.files import fingerprint
 from storage.forms import Reading
 from storage.known_files import KNOWN_FILES, KnownFiles, RemoteSignature, Signature
+from storage.network import shown
 from storage.shards import Shard
+from storage.store import Store
 from tasks.ingest import IngestedShard, RefusedShard, UnreachedShard, reading_settings
 
 
@@ -22,14 +26,23 @@ class Recalled:
     signatures: dict[str, Signature | RemoteSignature]
 
 
-def recall(shards: Sequence[Shard], folder: Path, reading: Reading) -> Recalled:
-    """Tells known shards from unknown ones without reading any."""
+def recall(
+    shards: Sequence[Shard], folder: Path, reading: Reading, store: Store | None = None, corpus: str = ""
+) -> Recalled:
+    """Tells known shards from unknown ones without reading any.
+
+    With a `store` also by what others have told it of this `corpus`; the text may then be there, and not here.
+    """
     files = _known_files(folder, reading)
+    if store and any(shard.is_remote for shard in shards):
+        files.learn(store.read(_told_key(corpus, reading)) or b"")
+    listed = functools.cache(lambda: listed_parts(store) if store else set[str]())
     known: list[IngestedShard] = []
     unknown: list[Shard] = []
     for shard in shards:
         items = [
-            _recalled(shard, folder, facts) for facts in files.find(shard.location, _listed(shard)) or [None]
+            _recalled(shard, folder, facts, listed)
+            for facts in files.find(shard.location, _listed(shard)) or [None]
         ]
         if all(items):
             known += [item for item in items if item]
@@ -61,6 +74,18 @@ def remember(
     files.save()
 
 
+def tell_known(shards: Sequence[Shard], folder: Path, reading: Reading, store: Store, corpus: str) -> None:
+    """Tells a store what is known of the files of a corpus that lies behind a network, for `recall` on other machines."""
+    if remote := [shard.location for shard in shards if shard.is_remote]:
+        key, files = _told_key(corpus, reading), _known_files(folder, reading)
+        files.learn(store.read(key) or b"")
+        store.write(key, files.told(remote))
+
+
+def _told_key(corpus: str, reading: Reading) -> str:
+    return f"{FOLDER}/known/{fingerprint([shown(corpus), reading_settings(reading)])[:32]}.json"
+
+
 def _known_files(folder: Path, reading: Reading) -> KnownFiles:
     return KnownFiles(folder / KNOWN_FILES, reading_settings(reading))
 
@@ -80,12 +105,14 @@ def _noted(shard: Shard, item: IngestedShard) -> dict[str, Any]:
     }
 
 
-def _recalled(shard: Shard, folder: Path, facts: dict[str, Any] | None) -> IngestedShard | None:
+def _recalled(
+    shard: Shard, folder: Path, facts: dict[str, Any] | None, listed: Callable[[], set[str]]
+) -> IngestedShard | None:
     try:
         if not facts:
             return None
-        part = DocumentPart(**facts["part"] | {"path": folder / facts["part"]["path"]})
-        if os.stat(part.path).st_size != part.file_bytes:  # noqa: PTH116 - see Signature
+        part = DocumentPart(**facts["part"] | {"path": folder / Path(facts["part"]["path"]).name})
+        if not is_here(part) and part.path.name not in listed():
             return None
         return IngestedShard(
             name=shard.name + facts["name"],
@@ -94,5 +121,5 @@ def _recalled(shard: Shard, folder: Path, facts: dict[str, Any] | None) -> Inges
             part=part,
             reused=True,
         )
-    except (OSError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None

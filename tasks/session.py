@@ -19,9 +19,10 @@ from model.ranks import ALONE, Ranks
 from model.training import DivergedError, StepReport, Training, TrainingState, skipped_of
 from model.writing import WritingRequest, write
 from storage.checkpoints import Checkpoint, latest_checkpoint, list_checkpoints, load_tensors
-from storage.datasets import find_dataset, refuse_damaged
+from storage.datasets import refuse_damaged
 from storage.workspace import Workspace
 from tasks.adapters import network_tensors
+from tasks.at_hand import dataset_at_hand
 from tasks.engine import ROOT_FLOW_RUN, run_links
 from tasks.evaluation import refuse_other_rows
 from tasks.kept_checkpoints import KeptCheckpoints
@@ -61,7 +62,7 @@ class Session:
         self.request = request
         self.ranks = ranks
         self._links = run_links() if links is None else links
-        self.dataset = find_dataset(workspace.datasets, request.dataset)
+        self.dataset = dataset_at_hand(request.dataset, workspace)
         refuse_damaged(self.dataset, blocks=None if request.check_all_data else CHECKED_BLOCKS)
         self.tokenizer = load_tokenizer(self.dataset.tokenizer_json())
         self.parent = find_parent(request.fine_tuning.model, workspace) if request.fine_tuning else None

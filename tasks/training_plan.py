@@ -16,8 +16,9 @@ from model.order import DataOrder
 from model.ranks import Ranks
 from model.training import Training
 from storage.checkpoints import latest_checkpoint
-from storage.datasets import Dataset, find_dataset
+from storage.datasets import Dataset
 from storage.workspace import Workspace
+from tasks.at_hand import dataset_at_hand
 from tasks.training_request import TrainingRequest
 from tasks.watch import Watch
 
@@ -61,7 +62,7 @@ def plan_training(
 
     `price_per_hour` is of a device.
     """
-    dataset = find_dataset(workspace.datasets, request.dataset)
+    dataset = dataset_at_hand(request.dataset, workspace)
     recipe, done = _recipe(request, dataset, workspace)
     config, ranks = recipe.training, request.processes * request.nodes
     order = _order(recipe, dataset)

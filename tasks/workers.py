@@ -104,9 +104,16 @@ class Workers:
         *,
         memory_budget_bytes: int | None = None,
         start: Callable[[], Worker] | None = None,
+        bind: Callable[[Callable[..., Any]], Callable[..., Any]] | None = None,
+        here: "Workers | None" = None,
     ) -> None:
-        """`start` gives a new worker; by default a child process."""
+        """`start` gives a new worker; by default a child process. `bind` makes of a function what a worker is to call.
+
+        `here` are workers of this machine, if these are of hosts that have workspaces of their own; else they are these.
+        """
         self.count = count
+        self.here = here or self
+        self._bind = bind
         self._new_worker = start or _ChildProcess
         #: Beyond ordinary use, free for calls that need more; without a budget there is no end of it.
         self._spare_bytes: float = math.inf
@@ -145,13 +152,13 @@ class Workers:
 
         Raises WorkerDied if two workers end before they answer.
         """
-        ended = ""
+        ended, bound = "", self._bind(function) if self._bind else function
         for _ in range(2):
             worker = self._idle.get()
             try:
                 if worker is None or self._closed:
                     raise WorkerDied("the workers were stopped")
-                return worker.call(function, args, kwargs)
+                return worker.call(bound, args, kwargs)
             except WorkerEnded as error:
                 ended = str(error)
                 self._replace(worker, ended, function, args)
@@ -202,7 +209,8 @@ class Workers:
         """The processes that are running now."""
         with self._lock:
             found = [worker.process_id for worker in self._running]
-        return [process for process in found if process is not None]
+        others = self.here.process_ids() if self.here is not self else []
+        return [process for process in found if process is not None] + others
 
     def _start(self) -> Worker | None:
         with self._lock:

@@ -210,7 +210,7 @@ class PartWriter:
             **self._counts,  # type: ignore[arg-type]  # counts alone: `kept` is none of them
         )
         record = json.dumps({"notes": notes, **_facts(part)}, ensure_ascii=False)
-        self._files.open(_record(self.path)).write(record.encode())
+        self._files.open(record_path(self.path)).write(record.encode())
         if together:
             together.adopt(self._files)
         else:
@@ -245,18 +245,30 @@ class _CountedFile:
 def read_part(path: Path) -> DocumentPart | None:
     """The finished part at `path`, or None if its record is missing or speaks of another file size."""
     try:
-        facts = json.loads(_record(path).read_bytes())
-        facts.pop("notes")
-        part = DocumentPart(path=path, **facts)
-        return part if part.file_bytes == path.stat().st_size else None
-    # Not there, or no record of ours.
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        part = part_of_record(path, record_path(path).read_bytes())
+        return part if part and part.file_bytes == path.stat().st_size else None
+    except FileNotFoundError:
         return None
+
+
+def part_of_record(path: Path, record: bytes) -> DocumentPart | None:
+    """The part at `path` as its record has it, or None if that is no record of ours."""
+    try:
+        facts = json.loads(record)
+        facts.pop("notes")
+        return DocumentPart(path=path, **facts)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def record_path(path: Path) -> Path:
+    """Where the record of the part at `path` is, or will be."""
+    return path.with_suffix(".json")
 
 
 def read_notes(part: DocumentPart) -> dict[str, Any]:
     """What was noted beside the facts when the part was made."""
-    notes = json.loads(_record(part.path).read_bytes())["notes"]
+    notes = json.loads(record_path(part.path).read_bytes())["notes"]
     assert isinstance(notes, dict)
     return notes
 
@@ -311,10 +323,6 @@ def keep_documents(
 
 def _kept(part: DocumentPart) -> npt.NDArray[np.bool_] | None:
     return np.frombuffer(part.kept.read_bytes(), np.bool_) if part.kept else None
-
-
-def _record(path: Path) -> Path:
-    return path.with_suffix(".json")
 
 
 def _facts(part: DocumentPart) -> dict[str, Any]:

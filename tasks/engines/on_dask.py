@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from storage.store import Store
 from tasks.engines.site import (
     Answer,
     EngineError,
@@ -40,18 +41,21 @@ _ASK_SECONDS = 0.1
 class DaskCluster:
     """`with DaskCluster(address, count, workspace) as cluster`: a running one, or one of `count` processes here that ends with the body."""
 
-    def __init__(self, address: str | None, count: int | None, workspace: Path) -> None:
-        self._address, self._count, self._workspace = address, count, workspace
+    def __init__(
+        self, address: str | None, count: int | None, workspace: Path, store: Store | None = None
+    ) -> None:
+        self._address, self._count, self._workspace, self._store = address, count, workspace, store
         self.slots = 0
+        self.shares_workspace = True
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
             where: Any = self._address or stack.enter_context(self._local())
             self._client = stack.enter_context(self._connected(where))
-            if self._address:
+            self._refuse_other()
+            if self._address and self.shares_workspace:
                 self._wait_for_earlier_calls()  # of a build that was killed: they must not write into this one
                 stack.callback(self._wait_for_earlier_calls)
-            self._refuse_other()
             self.slots = sum(self._client.nthreads().values())
             self._stack = stack.pop_all()
         return self
@@ -99,14 +103,14 @@ class DaskCluster:
         return client
 
     def _refuse_other(self) -> None:
-        with probing(self._workspace) as (probe, content):
-            found = self._client.run(look, probe, content, on_error="return")
+        with probing(self._workspace, self._store) as probe:
+            found = self._client.run(look, probe, on_error="return")
         for name, site in found.items():
             if isinstance(site, BaseException):
                 raise EngineError(
                     f"worker {name} has no brickroad such as this ({site}); install the same there"
                 )
-        refuse_other(found, probe)
+        self.shares_workspace = refuse_other(found, probe)
 
     def _wait_for_earlier_calls(self) -> None:
         """Returns when no process of the cluster is at a call of a build of this workspace: a thread cannot be ended."""

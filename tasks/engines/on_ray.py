@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from storage.store import Store
 from tasks.engines.site import Answer, EngineError, answer_here, look, probing, program, refuse_other
 from tasks.workers import WORKER_ENVIRONMENT, WorkerEnded
 
@@ -61,9 +62,12 @@ def _own_signals() -> Iterator[None]:
 class RayCluster:
     """`with RayCluster(address, count, workspace) as cluster`: a running one, or one of `count` processes here that ends with the body."""
 
-    def __init__(self, address: str | None, count: int | None, workspace: Path) -> None:
-        self._address, self._count, self._workspace = address, count, workspace
+    def __init__(
+        self, address: str | None, count: int | None, workspace: Path, store: Store | None = None
+    ) -> None:
+        self._address, self._count, self._workspace, self._store = address, count, workspace, store
         self.slots = 0
+        self.shares_workspace = True
 
     def __enter__(self) -> Self:
         self._ray = ray = _imported(is_local=self._address is None)
@@ -116,7 +120,7 @@ class RayCluster:
 
     def _refuse_other(self) -> None:
         ray = self._ray
-        with probing(self._workspace) as (probe, content):
+        with probing(self._workspace, self._store) as probe:
             on = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy
             look_there = ray.remote(max_retries=0, num_cpus=0)(look)
             asked = {
@@ -127,13 +131,13 @@ class RayCluster:
             found = {}
             for name, question in asked.items():
                 try:
-                    found[name] = ray.get(question.remote(probe, content))
+                    found[name] = ray.get(question.remote(probe))
                 except ray.exceptions.RayError as error:
                     reason = str(error).strip().splitlines()[-1]
                     raise EngineError(
                         f"node {name} has no brickroad such as this ({reason}); install the same there"
                     ) from None
-            refuse_other(found, probe)
+            self.shares_workspace = refuse_other(found, probe)
 
 
 class _Place:

@@ -21,6 +21,8 @@ import storage
 import tasks
 from model import compiled
 from storage.errors import StorageError
+from storage.store import Store
+from storage.workspace import own_workspace
 from tasks.workers import answer
 
 _LIBRARIES = ("numpy", "pyarrow", "gigatoken", "tokenizers", "rensa")  # what bytes may depend on
@@ -41,11 +43,27 @@ class Answer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What a process of a cluster is, and whether it sees what a build has just written."""
+    """What a process of a cluster is, and whether it sees what a build has just written: in its workspace, and in its store
+    if it has one; `store_trouble` says why not."""
 
     host: str
     program: str
     sees_workspace: bool
+    store_trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """A file that a build has just written to its workspace, and to its store if it has one, and its content."""
+
+    path: Path
+    content: str
+    store: Store | None = None
+
+    @property
+    def key(self) -> str:
+        """The same in the store."""
+        return self.path.name
 
 
 @functools.cache
@@ -61,40 +79,60 @@ def program() -> str:
     return f"brickroad {version('brickroad')} (sources {digest.hexdigest()[:12]}, {loops}) with {libraries}"
 
 
-def look(probe: Path, content: str) -> Site:
-    """Says what this process is, and whether it finds a file with this content, and can write beside it."""
+def look(probe: Probe) -> Site:
+    """Says what this process is, and what it sees of a probe. With a store, its own workspace need not be the build's."""
+    path = own_workspace(probe.path.parent) / probe.path.name if probe.store else probe.path
     sees = False
     with contextlib.suppress(OSError):
-        beside = probe.with_name(f"{probe.name}-{socket.gethostname()}-{os.getpid()}")
+        beside = path.with_name(f"{path.name}-{socket.gethostname()}-{os.getpid()}")
         beside.touch()
         beside.unlink()
-        sees = probe.read_text(encoding="utf-8") == content
-    return Site(host=socket.gethostname(), program=program(), sees_workspace=sees)
+        sees = path.read_text(encoding="utf-8") == probe.content
+    trouble = _store_trouble(probe, probe.store) if probe.store else ""
+    return Site(host=socket.gethostname(), program=program(), sees_workspace=sees, store_trouble=trouble)
 
 
-def refuse_other(sites: dict[str, Site], probe: Path) -> None:
-    """Raises EngineError if a process of a cluster is of another program, or does not see the workspace."""
+def _store_trouble(probe: Probe, store: Store) -> str:
+    try:
+        store.refuse_unusable()
+        content = store.read(probe.key)
+    except (StorageError, OSError) as error:
+        return str(error)
+    return "" if content == probe.content.encode() else f"{store.address} is another store there"
+
+
+def refuse_other(sites: dict[str, Site], probe: Probe) -> bool:
+    """Raises EngineError if a process of a cluster is of another program, or does not see what it must: the store if there is
+    one, else the workspace. Returns whether all of them see the workspace."""
     for name, site in sites.items():
         where = f"worker {name} on {site.host}"
         if site.program != program():
             raise EngineError(f"{where} has {site.program}; here is {program()}; install the same on both")
-        if not site.sees_workspace:
+        if site.store_trouble:
+            raise EngineError(f"{where} does not reach the store: {site.store_trouble}")
+        if not site.sees_workspace and not probe.store:
             raise EngineError(
-                f"{where} cannot write to {probe.parent}; put the workspace on a file system that all hosts share, under the same path"
+                f"{where} cannot write to {probe.path.parent}; put the workspace on a file system that all hosts share, "
+                "under the same path, or give a --store that all of them reach"
             )
+    return all(site.sees_workspace for site in sites.values())
 
 
 @contextlib.contextmanager
-def probing(workspace: Path) -> Iterator[tuple[Path, str]]:
-    """A file in the workspace, and its content, for the time of the body: who finds it sees this workspace."""
+def probing(workspace: Path, store: Store | None) -> Iterator[Probe]:
+    """A probe for the time of the body: who finds it sees this workspace, and this store."""
     workspace.mkdir(parents=True, exist_ok=True)
     content = os.urandom(16).hex()
-    probe = workspace / f".probe-{content[:8]}"
-    probe.write_text(content, encoding="utf-8")
+    probe = Probe(path=workspace / f".probe-{content[:8]}", content=content, store=store)
+    probe.path.write_text(content, encoding="utf-8")
     try:
-        yield probe, content
+        if store:
+            store.write(probe.key, content.encode())
+        yield probe
     finally:
-        probe.unlink()
+        probe.path.unlink()
+        if store:
+            store.delete(probe.key)
 
 
 _calls_of: Counter[str] = Counter()

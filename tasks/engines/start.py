@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from storage.store import Store
+from tasks.sharing import AtStore
 from tasks.workers import Workers, chosen_workers
 
 Engine = Literal["threads", "dask", "ray"]
@@ -32,20 +34,27 @@ class EngineConfig:
 
 @contextlib.contextmanager
 def started_workers(
-    engine: EngineConfig, workspace: Path, configured: int | None, memory_budget_bytes: int | None
+    engine: EngineConfig,
+    workspace: Path,
+    configured: int | None,
+    memory_budget_bytes: int | None,
+    store: Store | None = None,
 ) -> Iterator[Workers]:
     """The workers of a build, for the time of the body: so many as configured, else one a CPU, or all that a cluster has.
 
-    Raises ValueError for a budget that nobody here could keep, EngineError if the cluster cannot be used.
+    With a store the hosts of a cluster may have workspaces of their own; then there are workers of this machine beside them,
+    for what is done in ours. Raises ValueError for a budget that nobody here could keep, EngineError if the cluster cannot
+    be used.
     """
     if engine.address is not None and memory_budget_bytes is not None:
         raise ValueError(
             "memory_budget is for processes of this machine; a running cluster has limits of its own"
         )
     count = None if engine.address else chosen_workers(configured, memory_budget_bytes)
+    bind = AtStore(store=store, root=workspace, has_own=False).bound if store else None
     if engine.engine == "threads":
         assert count
-        with Workers(count, memory_budget_bytes=memory_budget_bytes) as workers:
+        with Workers(count, memory_budget_bytes=memory_budget_bytes, bind=bind) as workers:
             yield workers
         return
     # Either takes a second to import, and is not installed unless somebody wants it.
@@ -53,7 +62,14 @@ def started_workers(
         from tasks.engines.on_dask import DaskCluster as Cluster
     else:
         from tasks.engines.on_ray import RayCluster as Cluster
-    with Cluster(engine.address, count, workspace) as cluster:
+    with contextlib.ExitStack() as stack:
+        cluster = stack.enter_context(Cluster(engine.address, count, workspace, store))
         slots = min(configured, cluster.slots) if configured else cluster.slots
-        with Workers(slots, memory_budget_bytes=memory_budget_bytes, start=cluster.worker) as workers:
-            yield workers
+        here = None
+        if store and not cluster.shares_workspace:
+            here = stack.enter_context(Workers(chosen_workers(None), bind=bind))
+            bind = AtStore(store=store, root=workspace, has_own=True).bound
+        workers = Workers(
+            slots, memory_budget_bytes=memory_budget_bytes, start=cluster.worker, bind=bind, here=here
+        )
+        yield stack.enter_context(workers)

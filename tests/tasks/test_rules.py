@@ -22,10 +22,11 @@ from storage.datasets import Dataset, find_dataset, read_dataset, verify_dataset
 from storage.files import sha256_file
 from storage.shards import write_shard
 from storage.workspace import Workspace
-from tasks.build import PlainSteps, build
+from tasks.build import build
 from tasks.corpora import CorpusConfig
 from tasks.dataset import groups_of
 from tasks.quality import QualityConfig
+from tasks.steps import PlainSteps
 from tasks.workers import WorkerDied, Workers
 
 FILES = ("train.bin", "val.bin", "tokenizer.json", "documents.parquet")
