@@ -17,6 +17,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import get_client
 from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled
 
 from storage.leases import HeldLease, take_lease
@@ -49,7 +50,9 @@ def leased(function: Callable[P, R]) -> Callable[P, R]:
         _take(Workspace.at(signature.bind(*args, **kwargs).arguments.get("workspace")), what, facts)
         token = _is_within.set(True)
         try:
-            with _Overseer(facts[FLOW_RUN]) as overseer:
+            # The end of a flow waits for its heart to beat, up to a second; flows within this one need none of their own.
+            hearts = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+            with _Overseer(facts[FLOW_RUN]) as overseer, hearts:
                 try:
                     return function(*args, **kwargs)
                 except BaseException as error:
