@@ -8,6 +8,7 @@ however it does, the system ends them.
 import json
 import os
 import signal
+import socket
 import subprocess  # nosec B404 # programs of ours are started, each without a shell
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from model.training import DivergedError
@@ -101,10 +103,32 @@ class _Told:
         return self.last.get("event") in ("trained", "stopped", "failed")
 
 
+def _interface_towards(rendezvous: str) -> str:
+    """The network interface by which a host:port is reached. Left alone, gloo tells the others the address that this host's
+    name has here, which may be loopback.
+
+    Raises ValueError if the host is not known or cannot be reached.
+    """
+    host, _, port = rendezvous.rpartition(":")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.connect(address)  # sends nothing
+            own = probe.getsockname()[0]
+    except OSError as error:
+        raise ValueError(
+            f"--rendezvous {rendezvous}: no way there ({error.strerror}); give HOST:PORT of machine 0"
+        ) from None
+    interfaces = psutil.net_if_addrs().items()
+    return next(name for name, addresses in interfaces if any(one.address == own for one in addresses))
+
+
 @contextmanager
 def _running(folder: Path, request: TrainingRequest) -> Iterator[list[Process]]:
     """The processes, in sessions of their own: Ctrl-C at the terminal reaches us alone. None is left behind."""
-    threads = max(1, (os.cpu_count() or 1) // request.processes)
+    settings = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // request.processes))}
+    if request.rendezvous:
+        settings["GLOO_SOCKET_IFNAME"] = _interface_towards(request.rendezvous)
     ranks: list[Process] = []
     try:
         for local in range(request.processes):
@@ -113,7 +137,7 @@ def _running(folder: Path, request: TrainingRequest) -> Iterator[list[Process]]:
                 "WORLD_SIZE": request.nodes * request.processes,
                 "LOCAL_RANK": local,
             }
-            environment = {"OMP_NUM_THREADS": str(threads)} | os.environ
+            environment = settings | os.environ
             ranks.append(
                 subprocess.Popen(  # nosec B603 # this Python, and a module of ours; no shell
                     [

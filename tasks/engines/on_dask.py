@@ -15,6 +15,7 @@ from storage.store import Store
 from tasks.engines.site import (
     Answer,
     EngineError,
+    Place,
     answer_here,
     calls_of,
     look,
@@ -118,15 +119,13 @@ class DaskCluster:
             time.sleep(_ASK_SECONDS)
 
 
-class _Place:
-    """One call at a time, somewhere on the cluster."""
-
-    resident_bytes = 0  # the cluster's own affair
+class _Place(Place):
+    """One call at a time, of which Dask decides where it is made."""
 
     def __init__(self, client: Any, workspace: str, *, is_local: bool) -> None:
-        self._client, self._workspace, self._is_local = client, workspace, is_local
+        super().__init__(is_local=is_local)
+        self._client, self._workspace = client, workspace
         self._future: Any = None
-        self.process_id: int | None = None
 
     def call(self, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         key = f"{function.__name__}-{secrets.token_hex(8)}"
@@ -141,11 +140,7 @@ class _Place:
             raise WorkerEnded("the call was cancelled on the Dask cluster") from None
         finally:
             self._future = None
-        if self._is_local:
-            self.process_id = answer.process_id
-        if answer.error is not None:
-            raise answer.error
-        return answer.result  # type: ignore[no-any-return]
+        return self.result_of(answer)  # type: ignore[no-any-return]
 
     def stop(self) -> None:
         """Cancels the call; what has begun on a running cluster is waited for when that is left."""

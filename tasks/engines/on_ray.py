@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from storage.store import Store
-from tasks.engines.site import Answer, EngineError, answer_here, look, probing, program, refuse_other
+from tasks.engines.site import Answer, EngineError, Place, answer_here, look, probing, program, refuse_other
 from tasks.workers import WORKER_ENVIRONMENT, WorkerEnded
 
 R = TypeVar("R")
@@ -140,13 +140,12 @@ class RayCluster:
             self.shares_workspace = refuse_other(found, probe)
 
 
-class _Place:
-    """One call at a time, somewhere on the cluster."""
-
-    resident_bytes = 0  # the cluster's own affair
+class _Place(Place):
+    """One call at a time, of which Ray decides where it is made."""
 
     def __init__(self, ray: Any, answer: Any, workspace: str, *, is_local: bool) -> None:
-        self._ray, self._answer, self._workspace, self._is_local = ray, answer, workspace, is_local
+        super().__init__(is_local=is_local)
+        self._ray, self._answer, self._workspace = ray, answer, workspace
         self._asked: Any = None
         errors = ray.exceptions
         self._ended = (
@@ -156,7 +155,6 @@ class _Place:
             errors.TaskCancelledError,
             errors.LocalRayletDiedError,
         )
-        self.process_id: int | None = None
 
     def call(self, function: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]) -> R:
         self._asked = self._answer.options(name=function.__name__).remote(
@@ -168,11 +166,7 @@ class _Place:
             raise WorkerEnded(f"a Ray worker ended ({type(error).__name__})") from None
         finally:
             self._asked = None
-        if self._is_local:
-            self.process_id = answer.process_id
-        if answer.error is not None:
-            raise answer.error
-        return answer.result  # type: ignore[no-any-return]
+        return self.result_of(answer)  # type: ignore[no-any-return]
 
     def stop(self) -> None:
         """Ends the process that is at the call."""

@@ -41,6 +41,24 @@ class Answer:
     process_id: int
 
 
+class Place:
+    """A place for one call at a time, somewhere on a cluster: what a worker is on either engine."""
+
+    resident_bytes = 0  # the cluster's own affair
+
+    def __init__(self, *, is_local: bool) -> None:
+        self._is_local = is_local
+        self.process_id: int | None = None
+
+    def result_of(self, answer: Answer) -> Any:
+        """What the call gave, and notes who made it, if that is a process of this machine. Raises what the call raised."""
+        if self._is_local:
+            self.process_id = answer.process_id
+        if answer.error is not None:
+            raise answer.error
+        return answer.result
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
     """What a process of a cluster is, and whether it sees what a build has just written: in its workspace, and in its store

@@ -136,6 +136,8 @@ def test_what_cannot_be_is_one_clear_line(dataset: Dataset, workspace: Workspace
     for wrong in ({"processes": 0}, {"nodes": 2}, {"node": 1}, {"rendezvous": "localhost:1"}):
         with pytest.raises(ValueError, match="--n"):
             TrainingRequest(**wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"^--rendezvous localhost:no: no way there .* of machine 0$"):
+        train(replace(request_of(dataset), nodes=2, rendezvous="localhost:no"), workspace)
 
 
 def test_two_machines_meet_and_train_as_one(dataset: Dataset, workspace: Workspace) -> None:
