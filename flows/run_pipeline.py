@@ -15,6 +15,7 @@ from tasks.build import BuiltDataset
 from tasks.corpora import CorpusConfig
 from tasks.engines.start import EngineConfig
 from tasks.registry import FoundModel, ModelVersion
+from tasks.tracking import refuse_unwritable_artifacts
 from tasks.training_request import TrainingRequest
 
 
@@ -44,6 +45,7 @@ def run_pipeline(
         engine: where shards are read and encoded: on this machine, or on a cluster of Dask or Ray, to the same bytes.
     """
     place = Workspace.at(workspace)
+    refuse_unwritable_artifacts(place)
     built = build_dataset(config or CorpusConfig(), workspace=place.root, engine=engine)
     request = replace(request or TrainingRequest(), dataset=built.dataset.reference)
     with gpu_slot():
