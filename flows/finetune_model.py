@@ -22,7 +22,7 @@ from tasks.fine_tuning import (
 )
 from tasks.prompt_dataset import make_prompt_dataset_task
 from tasks.prompts import PromptsConfig
-from tasks.tracking import Tracker
+from tasks.tracking import Tracker, refuse_unwritable_artifacts
 from tasks.training import train_task
 from tasks.training_request import TrainedModel, TrainingRequest
 
@@ -56,6 +56,7 @@ def finetune_model(
     place = Workspace.at(workspace)
     if request.fine_tuning is None:
         raise ValueError("give the model to begin from, under request.fine_tuning")
+    refuse_unwritable_artifacts(place)
     if prompts:
         made = make_prompt_dataset_task(prompts, request.fine_tuning.model, place)
         request = replace(request, dataset=made.reference)

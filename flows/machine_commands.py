@@ -1,5 +1,6 @@
 """The commands of this machine: the services that run on it, and what is wrong with it."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.console import command, words
+from flows.console import command, waiting, words
 from flows.environment import prepare
 from flows.options import DebugOption, JsonOption, WorkspaceOption
 from flows.summaries import at
@@ -73,23 +74,20 @@ def status(
     return asdict(overview)
 
 
-@app.command()
+@app.command(epilog="Examples:  brickroad doctor   ·   brickroad doctor --json")
 @command
 def doctor(
     workspace: WorkspaceOption = None, as_json: JsonOption = False, debug: DebugOption = False
 ) -> Mapping[str, Any]:
-    """Say what is wrong with this machine, and how to mend it."""
+    """Say what is wrong with this machine and its servers, and how to mend it; exit 1 if something is."""
     place = Workspace.at(workspace)
-    prepare(place)
-    from flows.doctor import examine
+    chosen = os.environ.get("PREFECT_API_URL")
+    address = prepare(place)
+    with waiting("looking"):
+        from flows.doctor import examine, show_findings
 
-    findings = examine(place)
-    for finding in findings:
-        mark = "[green]✓[/green]" if finding.ok else "[red]✗[/red]"
-        words.print(
-            f"{mark} {finding.what}: {finding.found}" + ("" if finding.ok else f"; {finding.way_out}"),
-            soft_wrap=True,
-        )
+        findings = examine(place, prefect_api=chosen or address)
+    show_findings(findings)
     return {
         "ok": all(finding.ok for finding in findings),
         "findings": [asdict(finding) for finding in findings],

@@ -15,6 +15,7 @@ from tasks.build import BuiltDataset
 from tasks.corpora import CorpusConfig
 from tasks.engines.start import EngineConfig
 from tasks.registry import FoundModel, ModelVersion
+from tasks.tracking import refuse_unwritable_artifacts
 from tasks.training_request import TrainingRequest
 
 
@@ -47,6 +48,7 @@ def run_pipeline(
             $BRICKROAD_STORE; empty: none.
     """
     place = Workspace.at(workspace)
+    refuse_unwritable_artifacts(place)
     built = build_dataset(config or CorpusConfig(), workspace=place.root, engine=engine, store=store)
     request = replace(request or TrainingRequest(), dataset=built.dataset.reference)
     with gpu_slot():

@@ -15,10 +15,12 @@ from typing import Any
 from flows.console import next_steps, say, table, waiting
 from flows.processes import Processes
 from storage.files import write_json
+from storage.network import shown
 from storage.workspace import Workspace
 
 POOLS = ("cpu", "gpu")  # as in flows/deployment_file.py, whose import takes seconds
 DEPLOYMENT_FILE = Path(__file__).parent.parent / "prefect.yaml"
+PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 _LOOPBACK = "127.0.0.1"
 _LEAN_MLFLOW = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 2 processes and 385 MB, else 15 and 2 GB
 
@@ -66,7 +68,7 @@ def _serve(workspace: Workspace, deployments: Path, prefect_port: int, mlflow_po
                 "Up, until Ctrl-C",
                 {
                     "Prefect": pages,
-                    "MLflow": os.environ.get("MLFLOW_TRACKING_URI", mlflow),
+                    "MLflow": shown(os.environ.get("MLFLOW_TRACKING_URI", mlflow)),
                     "workers": f"of the pools {' and '.join(POOLS)}: they take what schedules, events and Run on a page start",
                     "deployments": f"{pages}/deployments, from {deployments}",
                     "workspace": str(workspace.root),

@@ -13,7 +13,7 @@ from storage.workspace import Workspace
 from tasks.artifacts import show_training
 from tasks.at_work import leased
 from tasks.evaluation import Evaluation
-from tasks.tracking import Tracker
+from tasks.tracking import Tracker, refuse_unwritable_artifacts
 from tasks.trained_before import find_trained
 from tasks.training import train_task
 from tasks.training_request import TrainedModel, TrainingRequest
@@ -46,6 +46,7 @@ def train_model(
         )
     if unless_trained and (run_id := find_trained(request, place)):
         return Completed(name="Nothing to do", message=f"run {run_id} has this data set and this recipe")
+    refuse_unwritable_artifacts(place)
     with gpu_slot():
         # Called, not submitted: signals and cancels reach the main thread only.
         trained = train_task(request, place)

@@ -3,10 +3,12 @@
 import base64
 import json
 import sqlite3
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from contextlib import closing
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit, urlunsplit
@@ -15,7 +17,11 @@ _PATIENCE_SECONDS = 2.0
 
 
 class Unanswered(Exception):
-    """Nothing to know from there; its text says why, in one line."""
+    """Nothing to know from there; its text says why, in one line. `status` is that of HTTP, if there was an answer."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
 
 
 class Database:
@@ -50,6 +56,23 @@ class Api:
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """What it says as JSON, to a GET, or to a POST of the body. Unanswered if it does not, or cannot be understood."""
+        answer, _ = self._answer(path, body)
+        try:
+            return json.loads(answer)
+        except ValueError as error:
+            raise Unanswered(f"{self.address}: {error}") from None
+
+    def text(self, path: str) -> str:
+        """What it says to a GET, as text. Unanswered if it does not."""
+        return self._answer(path)[0].strip()
+
+    def seconds_ahead(self, path: str) -> float | None:
+        """How far its clock is ahead of ours, to a second or so, by the date of an answer; None if that has none."""
+        date = self._answer(path)[1]
+        return parsedate_to_datetime(date).timestamp() - time.time() if date else None
+
+    def _answer(self, path: str, body: dict[str, Any] | None = None) -> tuple[str, str | None]:
+        """Text and date of an answer."""
         headers = {"content-type": "application/json"}
         if self._login:
             headers["authorization"] = f"Basic {base64.b64encode(self._login.encode()).decode()}"
@@ -57,9 +80,9 @@ class Api:
         try:
             request = urllib.request.Request(f"{self.address}{path}", data, headers)
             with urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS) as response:  # nosec B310 # the address of the user's own server
-                return json.load(response)
+                return response.read().decode(), response.headers.get("date")
         except urllib.error.HTTPError as error:
-            raise Unanswered(f"{self.address}: {error.code} {error.reason}") from None
+            raise Unanswered(f"{self.address}: {error.code} {error.reason}", error.code) from None
         except (OSError, ValueError) as error:
             reason = error.reason if isinstance(error, urllib.error.URLError) else error
             raise Unanswered(f"{self.address}: {reason}") from None

@@ -1,6 +1,7 @@
 """The one door to MLflow: whoever asks or tells it something does so by the names here.
 
 store         where it is, and our experiment in it                    -> Store
+artifact_probe  whether the store takes files, asked before the work
 runs          begun, gone on with, told to their end                   -> Tracker
 run_log       a run that is there, asked and told at once              -> RunLog
 training_log  what a training tells, without ever waiting              -> TrainingLog, SilentLog
@@ -21,6 +22,7 @@ import os
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
+from tasks.tracking.artifact_probe import probe_artifacts, refuse_unwritable_artifacts
 from tasks.tracking.run_log import RunLog
 from tasks.tracking.runs import Left, Tracker
 from tasks.tracking.store import EXPERIMENT, Store, TrackingError
@@ -38,5 +40,7 @@ __all__ = [
     "TrackingError",
     "TrainingLog",
     "VersionFacts",
+    "probe_artifacts",
+    "refuse_unwritable_artifacts",
     "save_pyfunc",
 ]
