@@ -32,6 +32,8 @@ SETTINGS = {
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     # For flows started without the command line: Prefect's own temporary server takes 12 to 20 s, its default is 20.
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+    # What Prefect's server answers while its database is away: a run tries again for a minute, as it does without any answer.
+    "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
     # One record at a time is too slow for a burst of short tasks: the last ones of a run got lost.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",

@@ -1,5 +1,6 @@
 """Waiting for what may never answer."""
 
+import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -14,12 +15,12 @@ def within(seconds: float, action: Callable[[], T]) -> T:
 
 
 def begun(action: Callable[[], T]) -> "Future[T]":
-    """An action on a thread of its own, which does not hold the process when that wants to end."""
-    outcome = Future[T]()
+    """An action on a thread of its own, which does not hold the process when that wants to end. It sees the context of the caller."""
+    outcome, context = Future[T](), contextvars.copy_context()
 
     def run() -> None:
         try:
-            outcome.set_result(action())
+            outcome.set_result(context.run(action))
         except BaseException as error:  # raised again where the result is asked for
             outcome.set_exception(error)
 

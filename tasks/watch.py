@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from types import TracebackType
 from typing import Protocol, Self
-from uuid import UUID
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -22,7 +21,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-_ARTIFACT_SECONDS = 2.0  # an update costs 20 ms
+from tasks.progress_artifact import ProgressArtifact
+
+_ARTIFACT_SECONDS = 2.0
 _LINE_SECONDS = 15.0  # between lines where there is no terminal to draw a bar on
 _QUIET_SECONDS = 2.0  # what takes less is not worth a line
 
@@ -71,7 +72,7 @@ class Watch:
         self.total = total
         self._done = self._done_before = done
         self._began = self._last_line = self._last_artifact = time.monotonic()
-        self._artifact = _artifact(artifact_key, what) if artifact_key else None
+        self._artifact = ProgressArtifact.of_this_run(artifact_key, what) if artifact_key else None
         self._bar = _bar(unit, done) if sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:
@@ -88,7 +89,7 @@ class Watch:
         elif time.monotonic() - self._began > _QUIET_SECONDS:
             self._print_line()
         if self._artifact and kind is None:
-            _update(self._artifact, 100.0, f"{self.what}: {self._line()}")
+            self._artifact.finish(f"{self.what}: {self._line()}")
 
     def advance(self, units: int, facts: str = "") -> None:
         """`units` more are done; `facts` is what else is worth a glance, such as the loss."""
@@ -101,9 +102,7 @@ class Watch:
             self._print_line(facts)
         if self._artifact and now - self._last_artifact > _ARTIFACT_SECONDS:
             self._last_artifact = now
-            _update(
-                self._artifact, 100.0 * self._done / max(1, self.total), f"{self.what}: {self._line(facts)}"
-            )
+            self._artifact.tell(100.0 * self._done / max(1, self.total), f"{self.what}: {self._line(facts)}")
 
     def _line(self, facts: str = "") -> str:
         done, seconds = self._done - self._done_before, time.monotonic() - self._began
@@ -148,27 +147,6 @@ def _bar(unit: str, done_before: int) -> Progress:
         console=Console(stderr=True),
         refresh_per_second=4,
     )
-
-
-def _artifact(key: str | None, what: str) -> UUID | None:
-    if key is None:
-        return None
-    from prefect.artifacts import (
-        create_progress_artifact,  # here, since a look at a data set needs no orchestrator
-    )
-    from prefect.context import FlowRunContext
-
-    if FlowRunContext.get() is None:
-        return None
-    created = create_progress_artifact(progress=0.0, key=key, description=what)
-    assert isinstance(created, UUID)
-    return created
-
-
-def _update(artifact: UUID, percent: float, description: str) -> None:
-    from prefect.artifacts import update_progress_artifact
-
-    update_progress_artifact(artifact, progress=min(percent, 100.0), description=description)
 
 
 def _amount(number: float, unit: str) -> str:
