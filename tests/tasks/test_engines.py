@@ -2,10 +2,13 @@
 
 import json
 import os
+import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +27,14 @@ from tasks.engines.start import EngineConfig, started_workers
 
 FILES = ("train.bin", "val.bin", "tokenizer.json", "documents.parquet")
 ROOT = Path(__file__).parent.parent.parent
+BUILDER = str(ROOT / "tests" / "support" / "builds_on_a_cluster.py")
+# A cluster that this process does not start itself: of loopback alone, and with a token of its own.
+RAY_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
+    "PYTHONPATH": str(ROOT),
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+}
 
 
 def config_of(corpus: Path) -> CorpusConfig:
@@ -65,6 +76,34 @@ def dask_cluster() -> Iterator[Callable[..., str]]:
         process.wait(30)
 
 
+@pytest.fixture
+def ray_cluster() -> Iterator[tuple[str, psutil.Process]]:
+    """The address of a Ray cluster of one node with two CPUs on loopback, and the process that all of it ends with."""
+    with (
+        socket.socket() as free,
+        tempfile.TemporaryDirectory(prefix="ray") as folder,
+    ):  # a short path, for its sockets
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+        free.close()
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
+        command += ["--node-ip-address=127.0.0.1", f"--port={address.split(':')[1]}", f"--temp-dir={folder}"]
+        command += [
+            "--include-dashboard=false",
+            f"--object-store-memory={100 << 20}",
+            "--disable-usage-stats",
+        ]
+        with subprocess.Popen(command, env=RAY_ENVIRONMENT, stdout=subprocess.PIPE, text=True) as head:
+            assert head.stdout
+            assert any("Ray runtime started" in line for line in head.stdout)
+            cluster = psutil.Process(head.pid)
+            yield address, cluster
+            processes = cluster.children(recursive=True)
+            head.terminate()
+        _, alive = psutil.wait_procs(processes, timeout=30)
+        assert not alive, "nothing is left of the cluster"
+
+
 @pytest.mark.parametrize("engine", ["dask", "ray"])
 def test_the_bytes_are_the_same_on_an_engine_though_a_worker_is_killed(
     engine: str, tiny_corpus: Path, tmp_path: Path
@@ -95,6 +134,33 @@ def test_a_running_dask_cluster_is_used_and_left_running(
         with started_workers(EngineConfig(engine="dask", address=address), place.root, None, None) as workers:
             found = build(config_of(tiny_corpus), place, workers)
     assert found.manifest.digest == build_plainly(tiny_corpus, Workspace.at(tmp_path / "x")).manifest.digest
+
+
+def test_a_running_ray_cluster_is_used_though_a_worker_is_killed_and_left_running(
+    tiny_corpus: Path, tmp_path: Path, ray_cluster: tuple[str, psutil.Process]
+) -> None:
+    address, cluster = ray_cluster
+    expected = build_plainly(tiny_corpus, Workspace.at(tmp_path / "threads"))
+    for number in range(2):
+        with subprocess.Popen(
+            [sys.executable, BUILDER, "ray", address, str(tiny_corpus), str(tmp_path / str(number))],
+            env=RAY_ENVIRONMENT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as builder:
+            assert builder.stdin
+            assert builder.stdout
+            victim = psutil.Process(int(builder.stdout.readline()))
+            assert victim in cluster.children(recursive=True)
+            builder.stdin.write("\n")
+            builder.stdin.flush()
+            assert builder.stdout.readline() == "at work\n"
+            victim.kill()
+            said, _ = builder.communicate(timeout=120)
+        assert builder.returncode == 0
+        assert said.split()[-2:] == [expected.manifest.digest, "1"], "one call was made again"
+        assert cluster.is_running()
 
 
 def test_a_dask_worker_with_another_program_is_refused_by_name(
