@@ -31,8 +31,8 @@ _CONSTANTS = Path(__file__).parent.parent / "docs" / "scaling-constants.json"
 _WORKERS = (1, 2, 8, 32, 100, 200, 1000)
 _SHARDS_A_CALL = 8  # of tasks/ingest.py; OpenWebText's are too small for its other limit
 _PARTS_A_CALL = 16  # of tasks/encode.py
-_PIECES = 40_000  # of the items of a stage at most
-_EVENTS_A_GROUP = 50  # calls of a group are simulated in so many pieces at most
+_PIECES = 20_000  # of the items of a stage at most
+_EVENTS = 10_000  # calls of a stage are simulated in about so many pieces at most
 _SERIAL = ("locate_shards", "count_parts", "learn_tokenizer", "earlier_tokens", "publish")
 _VALIDATED: tuple[tuple[Engine, int], ...] = (("threads", 1), ("threads", 2), ("dask", 2))
 
@@ -176,7 +176,7 @@ def _stage(
         if thread not in left:
             if upcoming == len(groups):
                 continue
-            pieces = min(_EVENTS_A_GROUP, math.ceil(groups[upcoming] / at_once))
+            pieces = min(1 + _EVENTS // len(groups), math.ceil(groups[upcoming] / at_once))
             left[thread] = [upcoming, pieces, groups[upcoming] / pieces]
             upcoming += 1
         group, pieces_left, size = left[thread]
