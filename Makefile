@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: setup run test lint bench lock clean
+.PHONY: setup run test lint bench lock sbom clean
 
 setup: $(READY)
 
@@ -37,6 +37,12 @@ lock: setup
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile pyproject.toml --group dev --universal --upgrade --no-header --no-annotate --quiet --output-file .venv/lock
 	grep -v -E '^(nvidia-[cn]|cuda-|triton)' .venv/lock > requirements.lock
+
+# What the lock pins, as a CycloneDX bill of materials: sbom.json.
+sbom: setup
+	$(BIN)/python -m venv .venv/sbom
+	.venv/sbom/bin/pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7,<8'
+	.venv/sbom/bin/cyclonedx-py requirements requirements.lock --output-reproducible --output-file sbom.json
 
 clean:
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

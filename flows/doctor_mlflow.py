@@ -66,4 +66,4 @@ def _files(store: Store) -> Finding:
         place = probe_artifacts(store, patience_seconds=_PROBE_SECONDS)
     except TrackingError as error:
         return _wrong("artifacts", str(error))
-    return Finding(what="artifacts", ok=True, found=f"{shown(place)} takes, gives and deletes a file")
+    return Finding(what="artifacts", ok=True, found=f"{place} takes, gives and deletes a file")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from storage.network import shown
+from storage.network import is_remote, shown
 from storage.workspace import Workspace
 from tasks.patience import within
 from tasks.tracking.store import Store, TrackingError, one_line
@@ -21,7 +21,7 @@ _REASONS = {
     ),
     r"No module named 'boto": "boto3 is not installed; run: pip install 'brickroad[team]'",
     r"Permission denied|Read-only": "it may not be written; let this user write there",
-    r"\b50\d\b": "the server could not put one there; look in its log whether its bucket is there and takes its key",  # it goes through the server, which says no more
+    r"too many 50\d|\b50\d (Server|Internal|Bad|Service|Gateway)": "the server could not put one there; look in its log whether its bucket is there and takes its key",  # it goes through the server, which says no more
 }
 _found_writable = set[str]()
 
@@ -42,23 +42,24 @@ def refuse_unwritable_artifacts(workspace: Workspace) -> None:
 def probe_artifacts(store: Store, *, patience_seconds: float = _PATIENCE_SECONDS) -> str:
     """Puts a file into our experiment's place for artifacts, gets it back, and deletes it. Returns the place; TrackingError says what failed."""
     with store.answering():
-        place = str(store.client.get_experiment(store.experiment_id).artifact_location)
+        location = str(store.client.get_experiment(store.experiment_id).artifact_location)
+    place = shown(location) if is_remote(location) else location  # mlflow-artifacts:/1 is no address
     try:
-        within(patience_seconds, lambda: _put_get_delete(place, store.uri))
+        within(patience_seconds, lambda: _put_get_delete(location, store.uri))
     except TimeoutError:
         raise TrackingError(
             f"{_named(store, place)}: no answer in {patience_seconds:.0f} s; look whether it runs"
         ) from None
     except Exception as error:  # whatever a store of artifacts raises: there are dozens of kinds
-        text = one_line(error)
-        unknown = f"{text}; look whether it runs"
+        text = str(error)
+        unknown = f"{one_line(error)}; look whether it runs"
         reason = next((reason for sign, reason in _REASONS.items() if re.search(sign, text)), unknown)
         raise TrackingError(f"{_named(store, place)}: {reason}") from error
-    return shown(place)
+    return place
 
 
 def _named(store: Store, place: str) -> str:
-    return f"MLflow at {store.place} keeps files in {shown(place)}, which takes none"
+    return f"MLflow at {store.place} keeps files in {place}, which takes none"
 
 
 def _put_get_delete(place: str, uri: str) -> None:

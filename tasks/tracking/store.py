@@ -70,6 +70,8 @@ def _trouble(error: MlflowException) -> str:
         return "refuses the user or the password; set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
     if "OperationalError" in text:
         return "answers, and its database does not; start that, then run this again"
+    if "too many 50" in str(error):
+        return "answers with errors of its own; look whether its database runs, then run this again"
     if error.error_code == "PERMISSION_DENIED":
         return f"does not let this user use the experiment {EXPERIMENT!r}; ask who made it"
     return f"does not answer ({text}); check that it runs, or unset MLFLOW_TRACKING_URI to keep the record in the workspace"

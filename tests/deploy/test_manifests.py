@@ -50,6 +50,26 @@ def test_compose_is_of_its_specification() -> None:
         ComposeSpecification.model_validate({"services": {"a": {"image": "x", "ports": 5}}})
 
 
+def test_compose_itself_reads_it(tmp_path: Path) -> None:
+    """Debian's is of the first generation, which knows all of it but the project's name."""
+    if (program := shutil.which("docker-compose")) is None:
+        pytest.skip("no docker-compose on this machine (Debian: apt install docker-compose)")
+    copy = tmp_path / "compose.yaml"
+    copy.write_text(yaml.safe_dump({key: value for key, value in COMPOSE.items() if key != "name"}))
+    variables = re.sub("=$", "=x", (DEPLOY / ".env.example").read_text(), flags=re.MULTILINE)
+    (tmp_path / "variables").write_text(variables)
+
+    def config() -> "subprocess.CompletedProcess[str]":
+        command = [program, "--env-file", str(tmp_path / "variables"), "--file", str(copy), "config"]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = config()
+    assert done.returncode == 0, done.stderr
+    assert set(yaml.safe_load(done.stdout)["services"]) >= set(COMPOSE["services"]) - {"worker-gpu", "backup"}
+    copy.write_text(copy.read_text().replace("mem_limit", "memory_limit"))
+    assert "Unsupported config option" in config().stderr
+
+
 @pytest.mark.parametrize("name", COMPOSE["services"])
 def test_a_service_has_no_misspelt_key(name: str) -> None:
     from compose_spec import Service

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from servers import web_server
 
 from storage.datasets import Dataset
 from storage.workspace import Workspace
-from tasks.tracking import EXPERIMENT, ModelRegistry, Tracker
+from tasks.tracking import EXPERIMENT, ModelRegistry, Tracker, TrackingError
 
 DOWN = "http://127.0.0.1:9"  # the discard port: nothing listens
 
@@ -52,3 +53,14 @@ def test_many_parameters_go_in_batches(dataset: Dataset, workspace: Workspace) -
     tracker = Tracker(workspace)
     run = tracker.start_run("r", dataset, {f"p{number}": number for number in range(250)}, {})
     assert len(tracker.client.get_run(run.run_id).data.params) == 250
+
+
+def test_a_server_that_answers_with_errors_is_not_one_that_is_away(
+    workspace: Workspace, no_retries: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So does MLflow with passwords while its PostgreSQL is away."""
+    with web_server({}) as server:
+        server.wrong_for_ever = 503
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        with pytest.raises(TrackingError, match="look whether its database runs"):
+            Tracker(workspace)
