@@ -25,12 +25,12 @@ from storage.blocks import BLOCK_BYTES
 from storage.datasets import Dataset
 from storage.shards import find_shards
 from tasks.dataset import groups_of
+from tasks.encode import PARTS_AT_ONCE
 from tasks.engines.start import Engine
+from tasks.ingest import STORED_TOGETHER  # OpenWebText's shards are too small for its other limit
 
 _CONSTANTS = Path(__file__).parent.parent / "docs" / "scaling-constants.json"
 _WORKERS = (1, 2, 8, 32, 100, 200, 1000)
-_SHARDS_A_CALL = 8  # of tasks/ingest.py; OpenWebText's are too small for its other limit
-_PARTS_A_CALL = 16  # of tasks/encode.py
 _PIECES = 20_000  # of the items of a stage at most
 _EVENTS = 10_000  # calls of a stage are simulated in about so many pieces at most
 _SERIAL = ("locate_shards", "count_parts", "learn_tokenizer", "earlier_tokens", "publish")
@@ -115,7 +115,7 @@ def simulate(build: Build, seed: int = 1) -> Outcome:
     ingest_seconds = text.megabytes / rates["ingest_megabytes_per_second"]
     fixed, growing = build.builder("ingest")
     ends = _stage(
-        build, rng, outcome, text.shards, _SHARDS_A_CALL, ingest_seconds, read + stored, fixed + growing
+        build, rng, outcome, text.shards, STORED_TOGETHER, ingest_seconds, read + stored, fixed + growing
     )
     outcome.seconds += max(ends)
     tokens = text.megabytes * rates["token_bytes_per_text_byte"]
@@ -123,7 +123,7 @@ def simulate(build: Build, seed: int = 1) -> Outcome:
     if build.tokenizer == "char":
         items, at_once, moved = math.ceil(tokens * 1e6 / BLOCK_BYTES), 1, stored + tokens
     else:  # written as parts, then read and written once more as blocks
-        items, at_once, moved = text.shards, _PARTS_A_CALL, stored + 3 * tokens
+        items, at_once, moved = text.shards, PARTS_AT_ONCE, stored + 3 * tokens
         encode_seconds += tokens / rates["write_megabytes_per_second"]
     ends = _stage(build, rng, outcome, items, at_once, encode_seconds, moved, 0.0)
     fixed, growing = build.builder("join")

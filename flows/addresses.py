@@ -12,6 +12,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_taken(port: int) -> bool:
+    """Whether a port of loopback cannot be listened at: another program has it, or it is not for this user."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return True
+    return False
+
+
 def listening(host: str, port: int) -> socket.socket:
     """A socket at the address; port 0 takes a free one. Raises OSError with the way out."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

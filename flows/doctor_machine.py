@@ -3,7 +3,6 @@
 import importlib.metadata
 import os
 import shutil
-import socket
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from flows.addresses import is_taken
 from flows.doctor import Checks, Finding
 from flows.services import MLFLOW_PORT, PREFECT_PORT
 from model.device import choose_device
@@ -206,7 +206,7 @@ def _driver_sees() -> str:
 def port(name: str, number: int, workspace: Workspace) -> Finding:
     """Who has a port that `brickroad up` takes by default: taken by others it is in the way of that alone, and no fault."""
     what = f"port {number}"
-    if not _is_taken(number):
+    if not is_taken(number):
         return Finding(what=what, ok=True, found=f"free, for {name}")
     if f":{number}" in "".join(workspace.services().values()):
         return Finding(what=what, ok=True, found=f"{name} of brickroad up on this workspace")
@@ -224,15 +224,5 @@ def _holder(name: str, number: int) -> str:
     return f"another {name} at {shown(address)}" if is_one else "another program"
 
 
-def _is_taken(number: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_LOOPBACK, number))
-        except OSError:
-            return True
-    return False
-
-
 def _free_from(number: int) -> int:
-    return next(one for one in range(number, 65536) if not _is_taken(one))
+    return next(one for one in range(number, 65536) if not is_taken(one))

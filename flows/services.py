@@ -1,17 +1,18 @@
 """`brickroad up`: the Prefect server, the MLflow pages, workers and deployments, on loopback, until a signal ends all."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import signal
-import socket
 import subprocess  # nosec B404 # programs of ours alone, without a shell
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flows.addresses import is_taken
 from flows.console import next_steps, say, table, waiting
 from flows.processes import Processes
 from storage.files import write_json
@@ -40,7 +41,9 @@ def serve_until_stopped(
 def _serve(workspace: Workspace, deployments: Path, prefect_port: int, mlflow_port: int) -> dict[str, Any]:
     began = time.monotonic()
     for name, port in (("Prefect", prefect_port), ("MLflow", mlflow_port)):
-        _refuse_taken(name, port)
+        if is_taken(port):
+            reason = f"port {port} for {name} is taken; choose another with --{name.lower()}-port"
+            raise OSError(errno.EADDRINUSE, reason)
     api = f"http://{_LOOPBACK}:{prefect_port}/api"
     mlflow = f"http://{_LOOPBACK}:{mlflow_port}"
     pages = f"http://{_LOOPBACK}:{prefect_port}"
@@ -175,15 +178,3 @@ def _mlflow_command(uri: str, workspace: Workspace, port: int) -> list[str]:
         "mlflow", "server", "--host", _LOOPBACK, "--port", str(port), "--workers", "1",
         "--backend-store-uri", uri, "--default-artifact-root", artifacts,
     ]  # fmt: skip
-
-
-def _refuse_taken(name: str, port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_LOOPBACK, port))
-        except OSError as error:
-            option = f"--{name.lower()}-port"
-            raise OSError(
-                error.errno, f"port {port} for {name} is taken; choose another with {option}"
-            ) from None

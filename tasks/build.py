@@ -74,6 +74,19 @@ class BuiltDataset:
     peak_rss_bytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Build:
+    """What every part of a build goes by."""
+
+    config: CorpusConfig
+    workspace: Workspace
+    store: Store | None
+    steps: Steps
+    start_workers: StartWorkers
+    clock: Stages
+    memory: MemoryWatch
+
+
 def build(
     config: CorpusConfig, workspace: Workspace, workers: Workers, store: Store | None = None
 ) -> Dataset:
@@ -109,19 +122,27 @@ def build_in_steps(
         clock = Stages()
         shards = steps.one(locate_shards, config, workspace)
         config = decided(config, shards, workspace)
-        material = gather(config, _ingest(config, workspace, shards, workers, steps, store))
+        running = _Build(
+            config=config,
+            workspace=workspace,
+            store=store,
+            steps=steps,
+            start_workers=start_workers,
+            clock=clock,
+            memory=memory,
+        )
+        material = gather(config, _ingest(running, shards, workers))
         clock.ended("ingest")
-        making = partial(_make, config, workspace, material, clock, memory, steps, start_workers, workers)
         name, inputs = config.chosen_name, material.fingerprint
         dataset = find_by_fingerprint(workspace.datasets, name, inputs)
         if not store:
-            dataset = dataset or making(None)
+            dataset = dataset or _make(running, material, workers)
         elif shared := shared_by_inputs(store, name, inputs):
             dataset = dataset or steps.one(bring_dataset, shared, workspace, inputs)
         else:
             steps.one(share_texts, material.parts, store)
             tell_known(shards, workspace.documents, config.reading, store, config.corpus)
-            dataset = dataset or making(store)
+            dataset = dataset or _make(running, material, workers)
             steps.one(share_dataset, dataset, inputs, store)
     reused = sum(shard.reused for shard in material.shards)
     return BuiltDataset(
@@ -133,22 +154,16 @@ def build_in_steps(
     )
 
 
-def _ingest(
-    config: CorpusConfig,
-    workspace: Workspace,
-    shards: Sequence[Shard],
-    workers: Workers,
-    steps: Steps,
-    store: Store | None,
-) -> list[Any]:
+def _ingest(build: _Build, shards: Sequence[Shard], workers: Workers) -> list[Any]:
     """Every shard's text, stored; or why it cannot be trusted, or did not come."""
+    config, workspace, store = build.config, build.workspace, build.store
     recalled = recall(shards, workspace.documents, config.reading, store, config.corpus)
     unknown = recalled.unknown
     refuse_full_disk(config, unknown, workspace)
     if unknown:
         begin_making(config.tokenizer)
     results = list(
-        steps.many(
+        build.steps.many(
             ingest,
             groups_of(unknown, len(unknown), workers.count),
             total=len(unknown),
@@ -164,56 +179,33 @@ def _ingest(
     return [*recalled.known, *results]
 
 
-def _make(
-    config: CorpusConfig,
-    workspace: Workspace,
-    material: Material,
-    clock: Stages,
-    memory: MemoryWatch,
-    steps: Steps,
-    start_workers: StartWorkers,
-    workers: Workers,
-    store: Store | None,
-) -> Dataset:
+def _make(build: _Build, material: Material, workers: Workers) -> Dataset:
     """A data set that is not there: without the documents that are to be left out, and encoded, if need be by the reference."""
-    if store:
-        bring_records(material.parts, store)
-    if config.quality.is_on:
-        material = _leave_out(config, workspace, material, workers.here, steps)
-        clock.ended("quality")
-    making = partial(_encode, config, workspace, material, clock, memory, steps, store)
+    if build.store:
+        bring_records(material.parts, build.store)
+    if build.config.quality.is_on:
+        material = _leave_out(build, material, workers.here)
+        build.clock.ended("quality")
     try:
-        return making(workers)
+        return _encode(build, material, workers)
     except EncoderDiffers as error:
-        steps.log.warning("%s; the reference encodes, more slowly", error)
-        with start_workers() as others:
-            return making(others, use_reference=True)
+        build.steps.log.warning("%s; the reference encodes, more slowly", error)
+        with build.start_workers() as others:
+            return _encode(build, material, others, use_reference=True)
 
 
-def _leave_out(
-    config: CorpusConfig, workspace: Workspace, material: Material, workers: Workers, steps: Steps
-) -> Material:
+def _leave_out(build: _Build, material: Material, workers: Workers) -> Material:
     """The material without the documents that quality steps drop: each is examined by itself, then all are compared."""
     total = len(material.parts)
     groups = groups_of(enumerate(material.parts), total, workers.count)
-    look = examination(config, workspace)
-    examined = list(steps.many(examine, groups, total=total, workers=workers, examination=look))
-    return steps.one(leave_out, config, material, examined, workers)
+    look = examination(build.config, build.workspace)
+    examined = list(build.steps.many(examine, groups, total=total, workers=workers, examination=look))
+    return build.steps.one(leave_out, build.config, material, examined, workers)
 
 
-def _encode(
-    config: CorpusConfig,
-    workspace: Workspace,
-    material: Material,
-    clock: Stages,
-    memory: MemoryWatch,
-    steps: Steps,
-    store: Store | None,
-    workers: Workers,
-    *,
-    use_reference: bool = False,
-) -> Dataset:
+def _encode(build: _Build, material: Material, workers: Workers, *, use_reference: bool = False) -> Dataset:
     """Stored text to a finished data set: learn the tokenizer, encode part by part, join in corpus order."""
+    config, workspace, steps, clock = build.config, build.workspace, build.steps, build.clock
     parts, fraction, here = material.parts, config.chosen_val_fraction, workers.here
     counts = steps.one(count_parts, parts, fraction, here)
     tokenizer = steps.one(
@@ -231,10 +223,13 @@ def _encode(
                 tokens = _parts_in(blocks, writer)
             else:
                 to_encode = parts_to_encode(parts, earlier)
-                shared = SharedTokens.of(tokenizer, fraction, store) if store and are_afar else None
+                store = build.store if are_afar else None
+                shared = SharedTokens.of(tokenizer, fraction, store) if store else None
                 fresh = running.enter_context(_parts(to_encode, settings, shared, workers, steps))
                 tokens = checked(in_order(len(parts), earlier, fresh), to_encode, settings, here)
-            described = steps.one(join, config, writer, material, tokenizer, tokens, here, clock, memory)
+            described = steps.one(
+                join, config, writer, material, tokenizer, tokens, here, clock, build.memory
+            )
         return steps.one(publish, writer, described, counts.all)
 
 

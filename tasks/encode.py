@@ -32,7 +32,7 @@ from tasks.workers import Workers
 
 _CHECKED_ONE_IN = 8  # parts
 _SHORT_ONE_IN = 4  # of a block
-_AT_ONCE = 16  # parts, in one call of a worker, which is idle from its answer to the next question
+PARTS_AT_ONCE = 16  # parts, in one call of a worker, which is idle from its answer to the next question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +90,8 @@ class EncodedBlock:
 def encode(parts: Sequence[PartToEncode], encoding: Encoding, workers: Workers) -> list[TokenPart]:
     """The tokens of stored texts, part by part. Raises EncoderDiffers if the fast encoder cannot be used."""
     encoded: list[TokenPart] = []
-    for start in range(0, len(parts), _AT_ONCE):
-        some = parts[start : start + _AT_ONCE]
+    for start in range(0, len(parts), PARTS_AT_ONCE):
+        some = parts[start : start + PARTS_AT_ONCE]
         with workers.memory(COPIES_OF_A_DOCUMENT * max(each.part.longest_bytes for each in some)):
             encoded += workers.run(encode_parts, some, encoding, workers.resident_limit_bytes)
     return encoded

@@ -8,11 +8,9 @@ from pathlib import Path
 from storage.documents.parts import DocumentPart
 from storage.files import PARTIAL_SUFFIX
 from storage.tokens import TokenPart
-from tasks.encode import Encoding, PartToEncode, encode_parts
+from tasks.encode import PARTS_AT_ONCE, Encoding, PartToEncode, encode_parts
 from tasks.shared_tokens import SentFile, SentPart, SharedTokens
 from tasks.workers import Workers
-
-_AT_ONCE = 16  # parts, in one call of a worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,8 +26,8 @@ def encode_afar(
 ) -> list[TokenPart]:
     """The tokens of stored texts, part by part: fetched, as soon as a worker has sent them, or because one did so before."""
     encoded: list[TokenPart] = []
-    for start in range(0, len(parts), _AT_ONCE):
-        some = parts[start : start + _AT_ONCE]
+    for start in range(0, len(parts), PARTS_AT_ONCE):
+        some = parts[start : start + PARTS_AT_ONCE]
         sent = {each.number: SentPart.find(shared.key(each.part), shared.store) for each in some}
         missing = [each for each in some if not sent[each.number]]
         if missing:

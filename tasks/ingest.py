@@ -34,7 +34,7 @@ _IN_MEMORY_BYTES = (
     64 << 20
 )  # a larger file is read twice, once for its sha256, and is first copied here if it is remote
 _COPY_BYTES = 1 << 20
-_STORED_TOGETHER = 8  # shards, or
+STORED_TOGETHER = 8  # shards, or
 _STORED_TOGETHER_BYTES = 8 << 20  # compressed
 _CHANGED = "changed while it was being read; run again when it is complete"
 
@@ -82,8 +82,9 @@ def ingest(
 ) -> list[IngestedShard | RefusedShard | UnreachedShard]:
     """Stores the text of shards, one after another; a shard that cannot be trusted is named, and the rest goes on.
 
-    Text that the `store` has is not made again, and what is made goes there. An archive of shards becomes all of its shards, or so many, read side by side as the archive streams by. After a shard
-    that did not come through the network the rest is not tried: each would wait for it again.
+    Text that the `store` has is not made again, and what is made goes there. An archive of shards becomes all of its shards, or so
+    many, read side by side as the archive streams by. After a shard that did not come through the network the rest is not tried:
+    each would wait for it again.
     """
     results: list[IngestedShard | RefusedShard | UnreachedShard] = []
     limit_bytes = workers.largest_piece(COPIES_OF_A_DOCUMENT)
@@ -108,7 +109,7 @@ def _groups(shards: Iterable[Shard]) -> Iterator[list[Shard]]:
     for shard in shards:
         group.append(shard)
         size += shard.compressed_bytes
-        if len(group) == _STORED_TOGETHER or size >= _STORED_TOGETHER_BYTES:
+        if len(group) == STORED_TOGETHER or size >= _STORED_TOGETHER_BYTES:
             yield group
             group, size = [], 0
     if group:

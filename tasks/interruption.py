@@ -46,11 +46,8 @@ class StopRequests:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
-            for number in (
-                signal.SIGINT,
-                signal.SIGTERM,
-                *([signal.SIGALRM] if callable(self._on_alarm) else []),
-            ):
+            alarms = [signal.SIGALRM] if callable(self._on_alarm) else []
+            for number in (signal.SIGINT, signal.SIGTERM, *alarms):
                 self._earlier[number] = signal.signal(number, self._note)
         return self
 

@@ -21,9 +21,8 @@ class ProgressArtifact:
     @classmethod
     def of_this_run(cls, key: str, what: str) -> Self | None:
         """A new one under a key; None outside a flow run."""
-        from prefect.artifacts import (
-            create_progress_artifact,
-        )  # here: a look at a data set needs no orchestrator
+        # Imported here: a look at a data set needs no orchestrator.
+        from prefect.artifacts import create_progress_artifact
         from prefect.context import FlowRunContext
 
         if FlowRunContext.get() is None:

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tiny_data import tiny_documents
+from tiny_data import build_plainly, tiny_documents
 
 from flows.environment import SETTINGS
+from storage.datasets import Dataset
 from storage.shards import write_shard
 from storage.workspace import Workspace
 
@@ -79,6 +80,12 @@ def workspace(tmp_path: Path, tracking_template: Path) -> Workspace:
     place.mlflow.mkdir(parents=True)
     shutil.copy(tracking_template, place.mlflow / "mlflow.db")
     return place
+
+
+@pytest.fixture
+def dataset(tiny_corpus: Path, workspace: Workspace) -> Dataset:
+    """A finished data set in the workspace, built by plain functions."""
+    return build_plainly(tiny_corpus, workspace)
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from bad_disks import small_disk
+from programs import without_prefect
 from tiny_data import build_plainly, tiny_documents
 
 from flows.options import size_in_bytes
@@ -341,7 +342,7 @@ def test_a_signal_leaves_no_process_and_no_traceback(
     endless = ["--preset=bigram", "--set=training.steps=9000000", "--set=training.batch_size=4"]
     process = subprocess.Popen(
         [BRICKROAD, "run", tiny_corpus, "--val-fraction=0.1", *endless, f"--workspace={workspace.root}"],
-        env={name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")},
+        env=without_prefect(),
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -8,8 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
+from programs import free_port, without_prefect
 from servers import web_server
-from team_stack import free_port
 from tracking_servers import hanging_server
 
 from flows import doctor_machine, doctor_prefect
@@ -23,8 +23,7 @@ DEPLOYMENTS = Path(__file__).parent.parent.parent / "prefect.yaml"
 def doctor(workspace: Workspace, **variables: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [BIN / "brickroad", "doctor", "--workspace", workspace.root, "--json"],
-        env={name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        | variables,
+        env=without_prefect() | variables,
         cwd=workspace.root.parent,
         capture_output=True,
         text=True,

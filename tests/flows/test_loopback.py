@@ -1,6 +1,5 @@
 """What listens, listens on loopback by default: read from the sockets of real processes."""
 
-import os
 import signal
 import socket
 import subprocess
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from programs import free_port, without_prefect
 from serving import serving
 from sockets import listening_addresses, reachable_by_others
 from tiny_data import save_endless_model
@@ -16,12 +16,6 @@ from tiny_data import save_endless_model
 from storage.workspace import Workspace
 
 BRICKROAD = Path(sys.executable).parent / "brickroad"
-
-
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def test_the_check_itself_sees_an_open_socket() -> None:
@@ -40,8 +34,8 @@ def test_serve(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(900)
 def test_up(workspace: Workspace) -> None:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    ports = ["--prefect-port", free_port(), "--mlflow-port", free_port()]
+    environment = without_prefect()
+    ports = ["--prefect-port", str(free_port()), "--mlflow-port", str(free_port())]
     process = subprocess.Popen(
         [BRICKROAD, "up", "--workspace", workspace.root, *ports],
         env=environment,

@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from programs import free_port, without_prefect
 from tiny_trainings import TINY
 
 from flows.limits import GPU, LEASE_SECONDS
@@ -28,12 +29,6 @@ BIN = Path(sys.executable).parent
 ROOT = Path(__file__).parent.parent.parent
 PATIENCE_SECONDS = 240.0
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for_line(process: "subprocess.Popen[str]", text: str) -> None:
@@ -134,10 +129,6 @@ def up(workspace: Workspace, tiny_corpus: Path) -> Iterator["subprocess.Popen[st
     finally:
         process.kill()
         process.wait()
-
-
-def without_prefect() -> dict[str, str]:
-    return {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
 
 
 @pytest.mark.timeout(1500)

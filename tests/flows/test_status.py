@@ -1,12 +1,12 @@
 """`brickroad status` as it is typed: empty, full, with what is broken; and that it imports nothing heavy."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from programs import without_prefect
 from tiny_data import build_plainly
 
 from storage.workspace import Workspace
@@ -16,7 +16,7 @@ BRICKROAD = Path(sys.executable).parent / "brickroad"
 
 def status(workspace: Workspace, *options: str, **environment: str) -> "subprocess.CompletedProcess[str]":
     # A server of other tests, which may run by now, is not this workspace's.
-    elsewhere = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    elsewhere = without_prefect()
     return subprocess.run(
         [BRICKROAD, "status", "--workspace", workspace.root, *options],
         capture_output=True,

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_data import build_plainly
 from tiny_trainings import TINY
 
 from storage.checkpoints import latest_checkpoint
@@ -20,12 +19,6 @@ from tasks.training_request import TrainingRequest
 pytestmark = pytest.mark.usefixtures("prefect_server")
 BRICKROAD = Path(sys.executable).parent / "brickroad"
 ENDLESS = TINY | {"training.steps": "1000000", "training.device": "cpu"}
-
-
-@pytest.fixture
-def dataset(tiny_corpus: Path, workspace: Workspace) -> Dataset:
-    """A finished data set in the workspace."""
-    return build_plainly(tiny_corpus, workspace)
 
 
 def wait_for_checkpoint(workspace: Workspace) -> Path:

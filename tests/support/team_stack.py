@@ -5,7 +5,6 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from programs import free_port
 
 from flows.processes import Processes
 
@@ -30,13 +30,6 @@ def postgres_programs() -> Path:
     if on_path is None:
         pytest.skip("no PostgreSQL server on this machine (Debian: apt install postgresql)")
     return Path(on_path).parent
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,16 @@ TINY = {
     "training.warmup_steps": "2",
 }
 
+#: A training in a process of its own: `python -c TRAIN REQUEST WORKSPACE`, the request as JSON.
+TRAIN = """
+import json
+import sys
+from storage.workspace import Workspace
+from tasks.training import train
+from tasks.training_request import TrainingRequest
+train(TrainingRequest.from_json(json.loads(sys.argv[1])), Workspace.at(sys.argv[2]))
+"""
+
 
 def losses_of(training: Training, *, until: int) -> list[float]:
     """The train loss of each step, from where it stands up to step `until`."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hosts import Host, hosts_on_a_bridge
 from tiny_data import build_plainly
-from tiny_trainings import TINY
+from tiny_trainings import TINY, TRAIN
 
 from storage.datasets import Dataset
 from storage.workspace import Workspace
@@ -23,15 +23,6 @@ from tasks.training_request import Cadence, TrainingRequest
 
 ROOT = Path(__file__).parents[2]
 BUILDER = str(ROOT / "tests" / "support" / "builds_on_a_cluster.py")
-TRAINING = """
-import json
-import sys
-from pathlib import Path
-from storage.workspace import Workspace
-from tasks.training import train
-from tasks.training_request import TrainingRequest
-train(TrainingRequest.from_json(json.loads(sys.argv[1])), Workspace.at(Path(sys.argv[2])))
-"""
 ENVIRONMENT = os.environ | {
     "PYTHONPATH": str(ROOT),
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "12s",  # until a host that is silent is taken for dead; not fewer
@@ -122,8 +113,8 @@ def test_a_training_on_two_hosts_comes_to_the_losses_of_one(
     apart = replace(request, processes=1, nodes=2, rendezvous=f"{hosts[1].address}:29500")
     requests = [json.dumps(replace(apart, node=node).to_json()) for node in range(2)]
     with (
-        running(hosts[1], "-c", TRAINING, requests[0], str(workspace.root)) as first,
-        running(hosts[2], "-c", TRAINING, requests[1], str(workspace.root)) as second,
+        running(hosts[1], "-c", TRAIN, requests[0], str(workspace.root)) as first,
+        running(hosts[2], "-c", TRAIN, requests[1], str(workspace.root)) as second,
     ):
         for process in (first, second):
             process.communicate(timeout=PATIENCE_SECONDS)

@@ -2,13 +2,10 @@
 
 import json
 import os
-import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from clusters import ray_variables, running_ray
 from tiny_data import build_plainly
 
 from storage.files import sha256_file
@@ -28,13 +26,11 @@ from tasks.engines.start import EngineConfig, started_workers
 FILES = ("train.bin", "val.bin", "tokenizer.json", "documents.parquet")
 ROOT = Path(__file__).parent.parent.parent
 BUILDER = str(ROOT / "tests" / "support" / "builds_on_a_cluster.py")
-# A cluster that this process does not start itself: of loopback alone, and with a token of its own.
-RAY_ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {
-    "PYTHONPATH": str(ROOT),
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_AUTH_MODE": "token",
-    "RAY_AUTH_TOKEN": secrets.token_hex(32),
-}
+RAY_ENVIRONMENT = (  # of a cluster that this process does not start itself
+    {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    | {"PYTHONPATH": str(ROOT)}
+    | ray_variables()
+)
 
 
 def config_of(corpus: Path) -> CorpusConfig:
@@ -78,30 +74,9 @@ def dask_cluster() -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def ray_cluster() -> Iterator[tuple[str, psutil.Process]]:
-    """The address of a Ray cluster of one node with two CPUs on loopback, and the process that all of it ends with."""
-    with (
-        socket.socket() as free,
-        tempfile.TemporaryDirectory(prefix="ray") as folder,
-    ):  # a short path, for its sockets
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-        free.close()
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=2"]
-        command += ["--node-ip-address=127.0.0.1", f"--port={address.split(':')[1]}", f"--temp-dir={folder}"]
-        command += [
-            "--include-dashboard=false",
-            f"--object-store-memory={100 << 20}",
-            "--disable-usage-stats",
-        ]
-        with subprocess.Popen(command, env=RAY_ENVIRONMENT, stdout=subprocess.PIPE, text=True) as head:
-            assert head.stdout
-            assert any("Ray runtime started" in line for line in head.stdout)
-            cluster = psutil.Process(head.pid)
-            yield address, cluster
-            processes = cluster.children(recursive=True)
-            head.terminate()
-        _, alive = psutil.wait_procs(processes, timeout=30)
-        assert not alive, "nothing is left of the cluster"
+    """A cluster that is running, and its first process."""
+    with running_ray(RAY_ENVIRONMENT) as cluster:
+        yield cluster
 
 
 @pytest.mark.parametrize("engine", ["dask", "ray"])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tiny_trainings import TINY
+from tiny_trainings import TINY, TRAIN
 
 from storage.checkpoints import latest_checkpoint, load_tensors
 from storage.datasets import Dataset
@@ -110,14 +110,9 @@ def test_a_process_that_dies_takes_the_others_along_and_is_told(
 
 
 def test_when_the_one_who_asked_is_killed_no_process_is_left(dataset: Dataset, workspace: Workspace) -> None:
-    program = (
-        "import json, pathlib, sys; from storage.workspace import Workspace; from tasks.training import train;"
-        "from tasks.training_request import TrainingRequest;"
-        "train(TrainingRequest.from_json(json.loads(sys.argv[1])), Workspace.at(pathlib.Path(sys.argv[2])))"
-    )
     request = json.dumps(request_of(dataset, steps="100000").to_json())
     with subprocess.Popen(
-        [sys.executable, "-c", program, request, workspace.root],
+        [sys.executable, "-c", TRAIN, request, workspace.root],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     ) as process:
         while not list(workspace.checkpoints.glob("*/step-*/checkpoint.json")):

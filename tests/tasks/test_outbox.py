@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from bad_disks import small_disk
 from mlflow import MlflowClient
-from tiny_trainings import TINY
+from tiny_trainings import TINY, TRAIN
 from tracking_servers import hanging_server, tracking_server
 
 from storage.checkpoints import list_checkpoints
@@ -32,13 +32,6 @@ REQUEST = TrainingRequest(
     cadence=Cadence(report_every_steps=1, evaluate_every_steps=250, save_every_steps=250, keep_last=2),
 )
 CURVES = {"learning_rate", "gradient_norm", "tokens", "epoch", "tokens_per_second", "skipped_updates"}
-TRAINER = """
-import json, pathlib, sys
-from storage.workspace import Workspace
-from tasks.training import train
-from tasks.training_request import TrainingRequest
-train(TrainingRequest.from_json(json.loads(sys.argv[1])), Workspace.at(pathlib.Path(sys.argv[2])))
-"""
 
 
 @pytest.fixture
@@ -51,7 +44,7 @@ def no_retries(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def trainer(request: TrainingRequest, workspace: Workspace) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
-        [sys.executable, "-c", TRAINER, json.dumps(request.to_json()), str(workspace.root)],
+        [sys.executable, "-c", TRAIN, json.dumps(request.to_json()), str(workspace.root)],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     )
 

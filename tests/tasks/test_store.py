@@ -3,19 +3,14 @@
 import fnmatch
 import json
 import os
-import secrets
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from clusters import ray_variables, running_ray
 from servers import files_below, s3_server
 from stores import KINDS, ROOT, BuildApart, DaskCluster, build_with, empty_store, running_dask
 from tiny_data import build_plainly
@@ -277,30 +272,11 @@ def test_a_dask_cluster_whose_hosts_share_the_workspace_writes_blocks_in_place(
 @pytest.fixture
 def ray_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EngineConfig]:
     """A Ray cluster of one host on loopback, whose workspace is `host`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    for name, value in {
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # it listens on loopback alone
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": secrets.token_hex(32),
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }.items():
+    for name, value in ray_variables().items():
         monkeypatch.setenv(name, value)
-    short = tempfile.mkdtemp(prefix="ray-")  # of its sockets
-    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
-    command += ["--node-ip-address", "127.0.0.1", "--port", str(port), "--num-cpus", "2"]
-    command += ["--include-dashboard", "false", "--temp-dir", short]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "BRICKROAD_WORKSPACE": str(tmp_path / "host")}
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as head:
-        assert head.stdout
-        assert any("runtime started" in line for line in head.stdout)
-        yield EngineConfig(engine="ray", address=f"127.0.0.1:{port}")
-        head.terminate()
-        head.stdout.read()
-    shutil.rmtree(short)
+    own = {"PYTHONPATH": str(ROOT), "BRICKROAD_WORKSPACE": str(tmp_path / "host")}
+    with running_ray(os.environ | own) as (address, _):
+        yield EngineConfig(engine="ray", address=address)
 
 
 def test_ray_workers_with_a_workspace_of_their_own_make_the_same_bytes(

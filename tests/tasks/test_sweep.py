@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_trainings import TINY
+from tiny_trainings import TINY, TRAIN
 
 from storage.datasets import Dataset
 from storage.journal import Journal
@@ -20,11 +20,6 @@ from tasks.tracking.entries import Ended, Points, to_fields
 from tasks.training import train
 from tasks.training_request import Cadence, TrainingRequest
 
-_TRAIN = (
-    "import json, sys; from storage.workspace import Workspace; from tasks.training import train;"
-    "from tasks.training_request import TrainingRequest;"
-    "train(TrainingRequest.from_json(json.loads(sys.argv[1])), Workspace.at(sys.argv[2]))"
-)
 STEPS = 4000
 
 
@@ -38,7 +33,7 @@ def test_a_training_that_was_killed_is_closed_and_goes_on_when_it_is_asked_for_a
     )
     root = str(Path(__file__).parents[2])
     with subprocess.Popen(
-        [sys.executable, "-c", _TRAIN, json.dumps(request.to_json()), str(workspace.root)],
+        [sys.executable, "-c", TRAIN, json.dumps(request.to_json()), str(workspace.root)],
         env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"},
     ) as process:
         while not list(workspace.checkpoints.glob("*/step-*/checkpoint.json")):
