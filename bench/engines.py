@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 
+from bench.ratios import ratios_over
 from storage.workspace import Workspace
 from tasks.build import build
 from tasks.corpora import CorpusConfig
@@ -42,13 +43,10 @@ def main() -> None:
         raise SystemExit(f"the engines made different data sets: {', '.join(sorted(digests))}")
     result: dict[str, object] = {"digest": digests.pop(), "workers": arguments.workers}
     for engine in _ENGINES:
-        ratios = [one / other for one, other in zip(built[engine], built["threads"], strict=True)]
         result[engine] = {
             "start_seconds": round(statistics.median(started[engine]), 2),
             "build_seconds": round(statistics.median(built[engine]), 2),
-            "over_threads": [
-                round(value, 2) for value in (statistics.median(ratios), min(ratios), max(ratios))
-            ],
+            "over_threads": ratios_over(built["threads"], built[engine]),
         }
     print(json.dumps(result, indent=1))
 

@@ -14,6 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from bench.ratios import ratios_over
 from storage.store import Store
 from storage.workspace import Workspace
 from tasks.build import build
@@ -50,12 +51,9 @@ def main() -> None:
         raise SystemExit(f"there are different data sets: {', '.join(sorted(digests))}")
     result: dict[str, object] = {"digest": digests.pop(), "workers": arguments.workers}
     for machine in _MACHINES:
-        ratios = [one / other for one, other in zip(seconds[machine], seconds["alone"], strict=True)]
         result[machine] = {
             "seconds": round(statistics.median(seconds[machine]), 2),
-            "over_alone": [
-                round(value, 2) for value in (statistics.median(ratios), min(ratios), max(ratios))
-            ],
+            "over_alone": ratios_over(seconds["alone"], seconds[machine]),
         }
     print(json.dumps(result, indent=1))
 

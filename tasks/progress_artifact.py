@@ -21,7 +21,8 @@ class ProgressArtifact:
     @classmethod
     def of_this_run(cls, key: str, what: str) -> Self | None:
         """A new one under a key; None outside a flow run."""
-        # Imported here: a look at a data set needs no orchestrator.
+        if "prefect.context" not in sys.modules:  # no flow runs here, and importing it would take seconds
+            return None
         from prefect.artifacts import create_progress_artifact
         from prefect.context import FlowRunContext
 

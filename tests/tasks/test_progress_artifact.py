@@ -1,5 +1,7 @@
 """How far something is, told to a real Prefect server; and to none, which holds up nothing."""
 
+import subprocess
+import sys
 from uuid import uuid4
 
 import pytest
@@ -35,3 +37,12 @@ def test_a_server_that_is_away_is_said_once(prefect_server: None, capsys: pytest
 
 def test_outside_a_flow_run_there_is_none() -> None:
     assert ProgressArtifact.of_this_run("how-far", "working") is None
+
+
+def test_a_look_with_a_bar_does_not_wait_for_the_orchestrator_to_be_imported() -> None:
+    look = (
+        "import sys\nfrom tasks.watch import Watch\n"
+        "with Watch('fetch', unit='bytes', total=1, artifact_key='fetch') as watch: watch.advance(1)\n"
+        "assert 'prefect' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", look], check=True)
