@@ -1,5 +1,6 @@
 """Runs in MLflow and the leases of those who train them: which are being trained, and which a dead process has left."""
 
+from storage.errors import JournalHeldError
 from storage.journal import list_journals
 from storage.leases import HeldLease, Lease, dead_leases, is_alive, remove_lease, take_lease
 from storage.workspace import Workspace
@@ -34,8 +35,13 @@ def close_left_runs(workspace: Workspace) -> list[str]:
         tracker = tracker or Tracker(workspace)
         if lease.facts[_TRACKING_URI] != tracker.place:  # its run is with another server
             continue
-        with workspace.lock("runs"):  # nobody goes on with one meanwhile
-            closed += _closed(lease, tracker)
+        try:
+            with workspace.lock("runs"):  # nobody goes on with one meanwhile
+                closed += _closed(lease, tracker)
+        except (
+            JournalHeldError
+        ):  # the training is over, and its process still waits for the store: it may yet say so itself
+            continue
         remove_lease(workspace.leases, lease)
     return closed
 

@@ -14,7 +14,7 @@ from storage.datasets import Dataset
 from storage.journal import Journal
 from storage.leases import leases, take_lease
 from storage.workspace import Workspace
-from tasks.left_runs import close_left_runs, tell_what_is_left
+from tasks.left_runs import LEASE_TAG, close_left_runs, tell_what_is_left
 from tasks.tracking import Tracker, TrackingError
 from tasks.tracking.entries import Ended, Points, to_fields
 from tasks.training import train
@@ -79,6 +79,19 @@ def test_what_a_run_that_is_over_has_left_in_its_journal_is_told(
     info = tracker.client.get_run(run_id).info
     assert (info.status, info.end_time) == ("FINISHED", 9)
     assert [path.stem for path in workspace.journals.glob("*.jsonl")] == ["0" * 32]
+
+
+def test_a_run_whose_process_still_waits_for_the_store_is_left_to_it(workspace: Workspace) -> None:
+    tracker = Tracker(workspace)
+    held = take_lease(workspace.leases, "training", {"tracking_uri": tracker.place})
+    run = tracker.client.create_run(tracker.experiment_id, tags={LEASE_TAG: held.lease.id})
+    held.release()
+    journal = Journal(workspace.journals / f"{run.info.run_id}.jsonl")
+    assert close_left_runs(workspace) == []
+    assert tracker.client.get_run(run.info.run_id).info.status == "RUNNING"
+    journal.close()
+    assert close_left_runs(workspace) == [run.info.run_id]
+    assert leases(workspace.leases) == []
 
 
 def test_flow_runs_are_closed_while_mlflow_is_down(
