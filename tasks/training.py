@@ -68,8 +68,8 @@ def _run_steps(session: Session, stop: StopRequests, watcher: Watcher) -> Traine
             if session.is_due_a_val_loss:
                 _evaluate(session, stop)
             watcher.advance(1, facts=_facts(session))
-    _agree(session, stop)
-    if stop.signal_number is not None and not session.is_over:
+    signal_number = _asked_of_any(session, stop)
+    if signal_number is not None and not session.is_over:
         if unread:
             session.look_at(unread)
         if not session.is_saved:
@@ -77,7 +77,7 @@ def _run_steps(session: Session, stop: StopRequests, watcher: Watcher) -> Traine
         raise InterruptedByUser(
             f"stopped at step {session.training.step:,} of {last:,}, all saved; "
             f"go on with: {session.request.going_on(session.dataset.reference, session.run.run_id)}",
-            stop.signal_number,
+            signal_number,
         )
     return session.outcome(seconds=time.monotonic() - began)
 
@@ -101,10 +101,8 @@ def _until_asked_to_stop(session: Session, stop: StopRequests) -> Iterator[StepR
         except (StopIteration, BrokenOff):
             return
         yield report
-        if session.is_due_a_look:
-            _agree(session, stop)
-            if stop.signal_number is not None:
-                return
+        if session.is_due_a_look and _asked_of_any(session, stop) is not None:
+            return
 
 
 def _breaking_off(
@@ -114,10 +112,13 @@ def _breaking_off(
     return stop.breaking_off(may_break_off) if session.ranks.size == 1 else contextlib.nullcontext()
 
 
-def _agree(session: Session, stop: StopRequests) -> None:
-    """What one rank was asked, all were."""
+def _asked_of_any(session: Session, stop: StopRequests) -> int | None:
+    """What one rank was asked, all were: the same signal's number on each, None if there is no request.
+
+    One that comes while the ranks talk stays with `stop`, and is heard the next time.
+    """
     asked = [number for number in session.ranks.all_of(stop.signal_number) if number is not None]
-    stop.signal_number = asked[0] if asked else None
+    return asked[0] if asked else None
 
 
 def _facts(session: Session) -> str:

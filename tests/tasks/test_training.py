@@ -17,6 +17,7 @@ from tiny_trainings import TINY
 from model import batches, training
 from model.optimizers import Optimizers
 from model.order import DataOrder
+from model.ranks import Ranks
 from model.sampling import Sampling
 from model.training import DivergedError
 from storage import blocks, checkpoints, datasets
@@ -74,7 +75,9 @@ def test_the_machine_is_watched_meanwhile(
     assert metrics["system/system_memory_usage_megabytes"] > 0
 
 
-Moment = Literal["logging", "second part of a step", "evaluation", "saving", "sampling", "update"]
+Moment = Literal[
+    "logging", "second part of a step", "evaluation", "saving", "sampling", "talk of ranks", "update"
+]
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,7 @@ Moment = Literal["logging", "second part of a step", "evaluation", "saving", "sa
         ("evaluation", 12, 12, signal.SIGTERM),  # the last one
         ("saving", 8, 8, signal.SIGTERM),
         ("sampling", 8, 8, signal.SIGINT),
+        ("talk of ranks", 7, 7, signal.SIGTERM),  # after they said that nobody was asked
     ],
 )
 def test_a_run_that_is_stopped_at_any_moment_goes_on_to_the_same_bytes(
@@ -142,6 +146,7 @@ def signal_at(moment: Moment, step: int, number: signal.Signals, patch: pytest.M
         "evaluation": (session, "estimate_loss"),
         "saving": (checkpoints, "save_tensors"),
         "sampling": (session.Session, "sample"),
+        "talk of ranks": (Ranks, "all_of"),
     }[moment]
     original = getattr(owner, name)
     sessions: list[training.Training] = []
@@ -150,7 +155,7 @@ def signal_at(moment: Moment, step: int, number: signal.Signals, patch: pytest.M
 
     def signalling(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
-        done = sessions[0].step
+        done = sessions[0].step if sessions else 0
         at = done + (1 if moment in ("second part of a step", "update") else 0)
         if at == step:
             calls.append(at)
