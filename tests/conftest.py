@@ -1,5 +1,6 @@
 """What tests share: a tiny corpus in the real layout, workspaces with a ready database, one Prefect server for all."""
 
+import atexit
 import hashlib
 import os
 import shutil
@@ -21,9 +22,8 @@ REAL_DATA = ROOT.parent / "shared" / "data"
 # Before Prefect or MLflow is imported by any test: no telemetry, no address of the user's, no setting of the user's.
 for variable in [name for name in os.environ if name.startswith(("PREFECT_", "MLFLOW_", "BRICKROAD_"))]:
     del os.environ[variable]
-os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(
-    prefix="brickroad-tests-"
-)  # else it writes into the home folder
+os.environ["MPLCONFIGDIR"] = tempfile.mkdtemp(prefix="brickroad-tests-")  # else it would be the home folder
+atexit.register(shutil.rmtree, os.environ["MPLCONFIGDIR"], ignore_errors=True)
 os.environ |= {
     name: value for name, value in SETTINGS.items() if name != "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 }
