@@ -49,7 +49,8 @@ class DatasetWriter:
         self._totals: dict[Split, SplitFacts] = {split: SplitFacts() for split in SPLITS}
         self._block_sha256: dict[Split, dict[int, str]] = {split: {} for split in SPLITS}  # by their numbers
         self._given: deque[tuple[Split, Block]] = deque()
-        self._transient: dict[Path, int] = {}  # files that go when so many bytes of them have been joined
+        self._transient: dict[Path, int] = {}  # of files that will go, how many bytes are still to be joined
+        self._whole: set[Path] = set()  # of these, those of which nothing more will be appended
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -75,9 +76,12 @@ class DatasetWriter:
             self._totals[split] += part.facts(split)
             tokens = part.tokens(split)
             if part.is_transient and tokens.path != self._files[split].path:
-                self._transient[tokens.path] = tokens.bytes
+                self._transient[tokens.path] = self._transient.get(tokens.path, 0) + tokens.bytes
+                if part.is_last:
+                    self._whole.add(tokens.path)
+                self._remove_if_joined(tokens.path)
             yield from self._give(split, self._files[split].append(tokens))
-        if part.is_transient:
+        if part.is_transient and part.is_last:
             part.rows.path.unlink()
 
     def token_path(self, split: Split) -> Path:
@@ -106,9 +110,13 @@ class DatasetWriter:
         for piece in block.pieces:
             if piece.path in self._transient:
                 self._transient[piece.path] -= piece.bytes
-                if not self._transient[piece.path]:
-                    piece.path.unlink()
-                    del self._transient[piece.path]
+                self._remove_if_joined(piece.path)
+
+    def _remove_if_joined(self, path: Path) -> None:
+        if path in self._whole and not self._transient[path]:
+            path.unlink()
+            self._whole.remove(path)
+            del self._transient[path]
 
     def list_left_out(self, documents: Iterable[tuple[str, str, str, str, str]]) -> None:
         """Lists the documents that quality steps left out: shard, member, sha256, step, detail."""

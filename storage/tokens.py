@@ -7,7 +7,7 @@ split is decided by a hash of its content, so that no other document and no orde
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from storage.blocks import BlockSink, FileRange
 from storage.documents.parts import StoredBatch
-from storage.documents.rows import RowRange, Split, write_rows
+from storage.documents.rows import RowRange, RowsWriter, Split, write_rows
 from storage.errors import DatasetError
 from storage.files import named_errors, replaced_file, write_pieces
 
@@ -49,8 +49,8 @@ class SplitFacts:
 class TokenPart:
     """The tokens of one stored shard and the rows of its documents, waiting to be joined.
 
-    The tokens lie in files of their own, or where they belong, or are ranges of an earlier data set. What `is_transient` is
-    removed when it has been joined.
+    The tokens lie in files for some parts, or where they belong, or are ranges of an earlier data set. Files that are
+    `is_transient` are removed when all parts in them have been joined, of which one `is_last`.
     """
 
     train: SplitFacts
@@ -59,6 +59,7 @@ class TokenPart:
     val_tokens: FileRange
     rows: RowRange
     is_transient: bool
+    is_last: bool = True
 
     def facts(self, split: Split) -> SplitFacts:
         """Sizes of a split."""
@@ -144,50 +145,88 @@ class TokenPlaces:
     val: FileRange
 
 
-def write_token_part(path: Path, batches: Iterable[EncodedBatch], dtype: TokenDtype) -> TokenPart:
-    """Writes encoded documents, in their order: tokens to <path>.train and <path>.val, and <path>.rows.
+def write_token_parts(
+    path: Path, parts: Iterable[Iterable[EncodedBatch]], dtype: TokenDtype
+) -> list[TokenPart]:
+    """Writes the encoded documents of some parts, in their order: tokens to <path>.train and <path>.val, and <path>.rows.
 
     They are not flushed to the disk and have no record: they are to be joined in a moment, and a later build makes its own.
     """
     files = {split: path.with_name(f"{path.name}.{split}") for split in SPLITS}
+    size, written = np.dtype(dtype).itemsize, list[TokenPart]()
+    ends: dict[Split, int] = dict.fromkeys(SPLITS, 0)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with named_errors(path), contextlib.ExitStack() as stack:
-        parts = {split: stack.enter_context(replaced_file(files[split])) for split in SPLITS}
-        targets = {split: stack.enter_context(parts[split].open("wb")) for split in SPLITS}
+    with named_errors(path), write_rows(_rows_path(path)) as rows, contextlib.ExitStack() as stack:
+        replaced = {split: stack.enter_context(replaced_file(files[split])) for split in SPLITS}
+        targets = {split: stack.enter_context(replaced[split].open("wb")) for split in SPLITS}
 
         def write(split: Split, ids: memoryview, place: int) -> None:
             write_pieces(targets[split], ids)
 
-        facts, rows = _write_part(path, batches, dtype, write)
-    size = np.dtype(dtype).itemsize
-    train, val = (FileRange(path=files[one], start=0, bytes=facts[one].tokens * size) for one in SPLITS)
-    return TokenPart(**facts, train_tokens=train, val_tokens=val, rows=rows, is_transient=True)
+        for batches in parts:
+            facts, own_rows = _write_part(rows, batches, dtype, write)
+            ranges: dict[Split, FileRange] = {}
+            for split in SPLITS:
+                length = facts[split].tokens * size
+                ranges[split] = FileRange(path=files[split], start=ends[split], bytes=length)
+                ends[split] += length
+            written.append(_transient(facts, ranges, own_rows))
+    return _with_a_last(written)
 
 
-def write_placed_part(
-    path: Path, batches: Iterable[EncodedBatch], dtype: TokenDtype, places: TokenPlaces, block: BlockSink
-) -> TokenPart:
-    """Writes encoded documents to their places: of the train split what lies in the block, and all of val; and <path>.rows.
+def write_placed_parts(
+    path: Path,
+    parts: Iterable[tuple[Iterable[EncodedBatch], TokenPlaces]],
+    dtype: TokenDtype,
+    val: Path,
+    block: BlockSink,
+) -> list[TokenPart]:
+    """Writes the encoded documents of some parts to their places: of the train split what lies in the block, and of the file
+    `val` all; and <path>.rows.
 
     Raises DatasetError if the tokens do not fill their places.
     """
+    size, written = np.dtype(dtype).itemsize, list[TokenPart]()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with named_errors(path), places.val.path.open("r+b") as val:
-        val.seek(places.val.start)
+    with named_errors(path), write_rows(_rows_path(path)) as rows, val.open("r+b") as val_file:
+        for batches, places in parts:
+            val_file.seek(places.val.start)
+            start = places.train.start
 
-        def write(split: Split, ids: memoryview, place: int) -> None:
-            if split == "train":
-                block.write(ids, places.train.start + place)
-            else:
-                write_pieces(val, ids)
+            def write(split: Split, ids: memoryview, place: int, start: int = start) -> None:
+                if split == "train":
+                    block.write(ids, start + place)
+                else:
+                    write_pieces(val_file, ids)
 
-        facts, rows = _write_part(path, batches, dtype, write)
-    size = np.dtype(dtype).itemsize
-    if (facts["train"].tokens * size, facts["val"].tokens * size) != (places.train.bytes, places.val.bytes):
-        raise DatasetError(
-            f"{path}: has other tokens than its characters were counted to be; delete the folder documents and build again"
-        )
-    return TokenPart(**facts, train_tokens=places.train, val_tokens=places.val, rows=rows, is_transient=True)
+            facts, own_rows = _write_part(rows, batches, dtype, write)
+            ranges: dict[Split, FileRange] = {"train": places.train, "val": places.val}
+            if any(facts[split].tokens * size != ranges[split].bytes for split in SPLITS):
+                raise DatasetError(
+                    f"{path}: has other tokens than its characters were counted to be; delete the folder documents and build again"
+                )
+            written.append(_transient(facts, ranges, own_rows))
+    return _with_a_last(written)
+
+
+def _rows_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.rows")
+
+
+def _transient(facts: dict[Split, SplitFacts], ranges: dict[Split, FileRange], rows: RowRange) -> TokenPart:
+    """A part of which others may follow in the same files."""
+    return TokenPart(
+        **facts,
+        train_tokens=ranges["train"],
+        val_tokens=ranges["val"],
+        rows=rows,
+        is_transient=True,
+        is_last=False,
+    )
+
+
+def _with_a_last(parts: list[TokenPart]) -> list[TokenPart]:
+    return [*parts[:-1], *(replace(part, is_last=True) for part in parts[-1:])]
 
 
 def write_end_of_placed_part(
@@ -204,27 +243,24 @@ def write_end_of_placed_part(
 
 
 def _write_part(
-    path: Path,
+    rows: RowsWriter,
     batches: Iterable[EncodedBatch],
     dtype: TokenDtype,
     write: Callable[[Split, memoryview, int], None],
 ) -> tuple[dict[Split, SplitFacts], RowRange]:
-    """Gives the ids of a part to `write(split, bytes, place)`, and writes its rows."""
+    """Gives the ids of a part to `write(split, bytes, place)`, each place counted from the part's beginning; and its rows."""
     facts: dict[Split, SplitFacts] = {split: SplitFacts() for split in SPLITS}
-    rows_path = path.with_name(f"{path.name}.rows")
-    size = np.dtype(dtype).itemsize
-    with replaced_file(rows_path) as part, write_rows(part) as rows:
-        for batch in batches:
-            text_bytes = batch.stored.joined()[1]
-            rows.write(batch.stored, batch.is_val, text_bytes, batch.token_counts)
-            for split, ids in batch.runs():
-                write(split, _stored(ids, dtype), facts[split].tokens * size)
-                facts[split] += SplitFacts(tokens=len(ids))
-            for split in SPLITS:
-                mask = batch.is_val == (split == "val")
-                facts[split] += SplitFacts(documents=int(mask.sum()), text_bytes=int(text_bytes[mask].sum()))
-    documents = sum(facts[split].documents for split in SPLITS)
-    return facts, RowRange(path=rows_path, start=0, count=documents)
+    size, first_row = np.dtype(dtype).itemsize, rows.count
+    for batch in batches:
+        text_bytes = batch.stored.joined()[1]
+        rows.write(batch.stored, batch.is_val, text_bytes, batch.token_counts)
+        for split, ids in batch.runs():
+            write(split, _stored(ids, dtype), facts[split].tokens * size)
+            facts[split] += SplitFacts(tokens=len(ids))
+        for split in SPLITS:
+            mask = batch.is_val == (split == "val")
+            facts[split] += SplitFacts(documents=int(mask.sum()), text_bytes=int(text_bytes[mask].sum()))
+    return facts, RowRange(path=rows.path, start=first_row, count=rows.count - first_row)
 
 
 def _stored(ids: TokenArray, dtype: TokenDtype) -> memoryview:

@@ -22,8 +22,8 @@ from storage.tokens import (
     are_val,
     token_dtype,
     write_end_of_placed_part,
-    write_placed_part,
-    write_token_part,
+    write_placed_parts,
+    write_token_parts,
 )
 from tasks.characters import PartCharacters, SplitCounts
 from tasks.ingest import COPIES_OF_A_DOCUMENT
@@ -67,6 +67,7 @@ class BlocksToEncode:
     reaches into them. One block, or those that a long part lies in."""
 
     path: Path
+    val_path: Path
     numbers: range
     before: PlacedPart | None
     parts: list[PlacedPart]
@@ -103,10 +104,8 @@ def encode_parts(
     """The tokens of some stored shards, one after another, as a worker makes them."""
     encoder = _encoder(encoding.tokenizer, resident_limit_bytes)
     dtype = token_dtype(encoding.tokenizer.vocabulary_size)
-    return [
-        write_token_part(_path(each.number, encoding), _encoded(each.part, encoding, encoder), dtype)
-        for each in parts
-    ]
+    batches = (_encoded(each.part, encoding, encoder) for each in parts)
+    return write_token_parts(encoding.folder / f"{parts[0].number:06d}", batches, dtype)
 
 
 def encode_in_place(
@@ -129,24 +128,13 @@ def encode_blocks(piece: BlocksToEncode, encoding: Encoding, resident_limit_byte
         if piece.before:
             batches = _encoded(piece.before.part, encoding, encoder)
             write_end_of_placed_part(batches, dtype, piece.before.places, sink)
-        parts = [
-            write_placed_part(
-                _path(each.number, encoding),
-                _encoded(each.part, encoding, encoder),
-                dtype,
-                each.places,
-                sink,
-            )
-            for each in piece.parts
-        ]
+        begin_here = ((_encoded(each.part, encoding, encoder), each.places) for each in piece.parts)
+        path = encoding.folder / f"{piece.numbers.start:06d}"
+        parts = write_placed_parts(path, begin_here, dtype, piece.val_path, sink)
     return [
         EncodedBlock(number=number, sha256=sha256, parts=parts if number == piece.numbers[-1] else [])
         for number, sha256 in zip(piece.numbers, sink.sha256, strict=True)
     ]
-
-
-def _path(number: int, encoding: Encoding) -> Path:
-    return encoding.folder / f"{number:06d}"
 
 
 def checked(
@@ -219,7 +207,9 @@ def blocks_to_encode(
         reaching = last if last and last.places.train.end > end else None
         if not reaching or reaching.places.train.bytes <= BLOCK_BYTES // _SHORT_ONE_IN:
             numbers = range(first, number + 1)
-            yield BlocksToEncode(path=files["train"], numbers=numbers, before=before, parts=begun)
+            yield BlocksToEncode(
+                path=files["train"], val_path=files["val"], numbers=numbers, before=before, parts=begun
+            )
             before, first, begun = reaching, number + 1, []
 
 

@@ -21,7 +21,15 @@ from storage.documents.rows import Split
 from storage.errors import CorpusError
 from storage.files import fingerprint, sha256_file, sha256_text
 from storage.manifests import Source
-from storage.tokens import SPLIT_RULE, SPLITS, EncodedBatch, TokenPart, are_val, token_dtype, write_token_part
+from storage.tokens import (
+    SPLIT_RULE,
+    SPLITS,
+    EncodedBatch,
+    TokenPart,
+    are_val,
+    token_dtype,
+    write_token_parts,
+)
 from storage.workspace import Workspace
 from tasks.dataset import swept
 from tasks.engine import road_task
@@ -178,7 +186,7 @@ def _make(config: PromptsConfig, parent: Parent, identity: str, workspace: Works
     )
     with DatasetWriter(workspace.datasets, config.name) as writer:
         batch = rows.batch(tokenizer.end_of_text)
-        part = write_token_part(workspace.tokens / f"prompts-{identity[:16]}", [batch], dtype)
+        (part,) = write_token_parts(workspace.tokens / f"prompts-{identity[:16]}", [[batch]], dtype)
         for block in (*writer.append(_source(config, part), part), *writer.finish()):
             writer.written(write_block(block))
         masks = {split: rows.mask(split) for split in SPLITS}

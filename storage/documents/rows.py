@@ -1,4 +1,4 @@
-"""What is known of each document of a data set but its text: rows of one part while it is encoded, then `documents.parquet`."""
+"""What is known of each document of a data set but its text: rows of parts while they are encoded, then `documents.parquet`."""
 
 import contextlib
 import itertools
@@ -23,6 +23,7 @@ from storage.documents.arrays import (
     numbers_of_one,
 )
 from storage.documents.parts import StoredBatch
+from storage.files import replaced_file
 
 Split = Literal["train", "val"]
 
@@ -45,7 +46,10 @@ DOCUMENTS_SCHEMA = pa.schema(
 
 
 class RowsWriter:
-    """The rows of one part's documents: what `documents.parquet` will say of them, but for their place in the data set."""
+    """The rows of the documents of some parts: what `documents.parquet` will say of them, but for their place in the data set.
+
+    `count` were written so far, and will be at `path`.
+    """
 
     SCHEMA = pa.schema(
         [
@@ -57,8 +61,10 @@ class RowsWriter:
         ]
     )
 
-    def __init__(self, writer: pa.RecordBatchFileWriter) -> None:
+    def __init__(self, writer: pa.RecordBatchFileWriter, path: Path) -> None:
         self._writer = writer
+        self.path = path
+        self.count = 0
 
     def write(
         self,
@@ -71,18 +77,23 @@ class RowsWriter:
         columns = [stored.rows.column("member"), stored.rows.column("sha256"), flag_array(is_val)]
         columns += [number_array(text_bytes), number_array(token_counts)]
         self._writer.write_batch(pa.record_batch(columns, schema=self.SCHEMA))
+        self.count += len(stored)
 
 
 @contextlib.contextmanager
 def write_rows(path: Path) -> Iterator[RowsWriter]:
-    """Writes the rows of one part to a file."""
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, RowsWriter.SCHEMA) as writer:
-        yield RowsWriter(writer)
+    """Writes the rows of some parts to a file, which is there afterwards."""
+    with (
+        replaced_file(path) as replaced,
+        pa.OSFile(str(replaced), "wb") as file,
+        pa.ipc.new_file(file, RowsWriter.SCHEMA) as writer,
+    ):
+        yield RowsWriter(writer, path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowRange:
-    """Neighbouring rows of documents: of a part's own file, or of the `documents.parquet` of an earlier data set."""
+    """Neighbouring rows of documents: of a file of some parts, or of the `documents.parquet` of an earlier data set."""
 
     path: Path
     start: int

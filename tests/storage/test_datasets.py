@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from bad_disks import fail_flush, small_disk
 
+from storage import blocks
 from storage.blocks import file_facts, write_block
 from storage.dataset_writer import DatasetInputs, DatasetWriter, refuse_empty_split
 from storage.datasets import (
@@ -35,7 +36,7 @@ from storage.tokens import (
     TokenPart,
     are_val,
     split_of,
-    write_token_part,
+    write_token_parts,
 )
 
 END = 0
@@ -53,6 +54,15 @@ def text_of(ids: TokenArray) -> str:
 
 
 def write_part(path: Path, texts: Sequence[str]) -> TokenPart:
+    (part,) = write_parts(path, [texts])
+    return part
+
+
+def write_parts(path: Path, groups: Sequence[Sequence[str]]) -> list[TokenPart]:
+    return write_token_parts(path, [[encoded(group)] for group in groups], "uint16")
+
+
+def encoded(texts: Sequence[str]) -> EncodedBatch:
     stored = StoredBatch.of(
         members=[f"{n}.txt" for n in range(len(texts))],
         sha256=[sha256_text(text.encode()) for text in texts],
@@ -61,9 +71,7 @@ def write_part(path: Path, texts: Sequence[str]) -> TokenPart:
     is_val = are_val(stored.sha256, FRACTION)
     ids = ids_of("".join(text + "\0" for text in texts))
     counts = np.array([len(text) + 1 for text in texts])
-    return write_token_part(
-        path, [EncodedBatch(stored=stored, is_val=is_val, token_counts=counts, ids=ids)], "uint16"
-    )
+    return EncodedBatch(stored=stored, is_val=is_val, token_counts=counts, ids=ids)
 
 
 def inputs_of(fingerprint: str = "f1") -> DatasetInputs:
@@ -240,6 +248,33 @@ def test_a_writer_that_fails_leaves_nothing_and_says_nothing_more(appended: int,
     del writer
     gc.collect()  # what is open still would be closed now, and complain
     assert not [path for path in (tmp_path / "datasets").rglob("*") if path.name != "oz"]
+
+
+@pytest.mark.parametrize("sizes", [[3], [1, 2], [2, 1]])
+def test_files_of_some_parts_go_when_all_of_them_are_joined(
+    sizes: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 100)
+    alone = list(parts_of(tmp_path, TEXTS[:30], (10, 20)))
+    groups = iter([TEXTS[:10], TEXTS[10:20], TEXTS[20:30]])
+    together = [
+        part
+        for number, size in enumerate(sizes)
+        for part in write_parts(tmp_path / "shared" / f"{number}", [next(groups) for _ in range(size)])
+    ]
+    with DatasetWriter(tmp_path / "datasets", "alone") as writer:
+        join(writer, alone)
+        expected = writer.describe(inputs_of(), {}).manifest.files
+    with DatasetWriter(tmp_path / "datasets", "together") as writer:
+        for (source, _), part in zip(alone, together, strict=True):
+            assert part.rows.path.is_file()
+            join_one(writer, (source, part))
+        for block in writer.finish():
+            writer.written(write_block(block))
+        assert writer.describe(inputs_of(), {}).manifest.files == expected
+    assert not [
+        path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name in ("tokens", "shared")
+    ]
 
 
 def test_a_part_that_is_gone_is_an_error_that_names_it_and_publishes_nothing(tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ from storage.tokens import (
     split_of,
     token_dtype,
     write_end_of_placed_part,
-    write_placed_part,
-    write_token_part,
+    write_placed_parts,
+    write_token_parts,
 )
 
 END = 7
@@ -86,7 +86,8 @@ def batches_of(documents: Sequence[Encoded], size: int = 11, dtype: str = "uint1
 def write(
     path: Path, documents: Sequence[Encoded], dtype: TokenDtype = "uint16", size: int = 11
 ) -> TokenPart:
-    return write_token_part(path, batches_of(documents, size, dtype), dtype)
+    (part,) = write_token_parts(path, [batches_of(documents, size, dtype)], dtype)
+    return part
 
 
 def rows_of(part: TokenPart) -> list[dict[str, object]]:
@@ -222,12 +223,25 @@ def test_a_part_is_raw_little_endian_with_an_end_after_each_document(
 def test_ids_of_a_wider_or_a_narrower_type_are_stored_in_that_of_the_data_set(tmp_path: Path) -> None:
     documents = some_documents(50)
     expected = write(tmp_path / "same", documents)
-    wider = write_token_part(tmp_path / "wider", batches_of(documents, dtype="uint32"), "uint16")
-    narrower = write_token_part(tmp_path / "narrower", batches_of(documents, dtype="uint16"), "uint32")
+    (wider,) = write_token_parts(tmp_path / "wider", [batches_of(documents, dtype="uint32")], "uint16")
+    (narrower,) = write_token_parts(tmp_path / "narrower", [batches_of(documents, dtype="uint16")], "uint32")
     for split in SPLITS:
         assert wider.tokens(split).path.read_bytes() == expected.tokens(split).path.read_bytes()
         ids = np.fromfile(expected.tokens(split).path, "<u2")
         assert narrower.tokens(split).path.read_bytes() == ids.astype("<u4").tobytes()
+
+
+def test_parts_in_the_same_files_are_those_that_have_files_of_their_own(tmp_path: Path) -> None:
+    groups = [some_documents(20, seed=1), [], some_documents(9, seed=2)]
+    together = write_token_parts(tmp_path / "together", [batches_of(group) for group in groups], "uint16")
+    assert [part.is_last for part in together] == [False, False, True]
+    for number, group in enumerate(groups):
+        part, own = together[number], write(tmp_path / str(number), group)
+        assert (part.train, part.val, rows_of(part)) == (own.train, own.val, rows_of(own))
+        for split in SPLITS:
+            place = part.tokens(split)
+            content = place.path.read_bytes()[place.start : place.end]
+            assert content == own.tokens(split).path.read_bytes()
 
 
 def test_rows_map_each_document_to_its_tokens(tmp_path: Path) -> None:
@@ -263,7 +277,7 @@ def test_an_id_that_does_not_fit_is_our_bug_and_never_another_id(tmp_path: Path)
     (document,) = some_documents(1)
     document.ids = [65_536]
     with pytest.raises(AssertionError, match="above the vocabulary"):
-        write_token_part(tmp_path / "part", batches_of([document], dtype="uint32"), "uint16")
+        write_token_parts(tmp_path / "part", [batches_of([document], dtype="uint32")], "uint16")
 
 
 def test_a_part_is_written_anew_over_the_rest_of_one_that_was_killed(tmp_path: Path) -> None:
@@ -276,7 +290,7 @@ def test_a_part_is_written_anew_over_the_rest_of_one_that_was_killed(tmp_path: P
         raise DatasetError("damaged")
 
     with pytest.raises(DatasetError, match="damaged"):
-        write_token_part(tmp_path / "part", failing(), "uint16")
+        write_token_parts(tmp_path / "part", [failing()], "uint16")
     part = write(tmp_path / "part", some_documents(9))
     assert (part.train, part.val) == (expected.train, expected.val)
     for what in ("train", "val", "rows"):
@@ -307,7 +321,9 @@ def test_tokens_go_to_their_places_and_touch_nothing_beside_them(
         wanted[block * 100 : block * 100 + len(own)] = own
         with BlockSink(whole, range(block, block + 1)) as sink:
             if block == 1:  # where the part begins
-                part = write_placed_part(tmp_path / "placed", batches_of(documents), "uint16", places, sink)
+                (part,) = write_placed_parts(
+                    tmp_path / "placed", [(batches_of(documents), places)], "uint16", whole, sink
+                )
                 assert (part.train_tokens, part.val_tokens) == (places.train, places.val)
                 assert rows_of(part) == rows_of(expected)
                 wanted[3000 : 3000 + len(tokens["val"])] = tokens["val"]
@@ -329,7 +345,7 @@ def test_tokens_that_do_not_fill_their_places_are_refused(surplus: int, tmp_path
         BlockSink(whole, range(1)) as sink,
     ):
         sink.write(memoryview(bytes(100)), 0)
-        write_placed_part(tmp_path / "placed", batches_of(documents), "uint16", places, sink)
+        write_placed_parts(tmp_path / "placed", [(batches_of(documents), places)], "uint16", whole, sink)
 
 
 @pytest.mark.parametrize("free_bytes", [0, 2_000, 66_000, 131_000])
@@ -348,7 +364,7 @@ def test_a_full_disk_names_the_path_and_never_leaves_out_what_did_not_fit(
             filler.unlink()  # as another part that was joined in the meantime
 
         with pytest.raises(OSError, match=r"disk/part") as raised:
-            write_token_part(disk / "part", batches(), "uint16")
+            write_token_parts(disk / "part", [batches()], "uint16")
         assert raised.value.errno == errno.ENOSPC
 
 
