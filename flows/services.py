@@ -20,7 +20,7 @@ from storage.network import shown
 from storage.workspace import Workspace
 
 POOLS = ("cpu", "gpu")  # as in flows/deployment_file.py, whose import takes seconds
-DEPLOYMENT_FILE = Path(__file__).parent.parent / "prefect.yaml"
+DEPLOYMENT_FILE = Path(__file__).parent / "prefect.yaml"
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 _LOOPBACK = "127.0.0.1"
 _LEAN_MLFLOW = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # 2 processes and 385 MB, else 15 and 2 GB
