@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clusters import running_dask
 from servers import s3_server
-from stores import ROOT, asking_for_keys, running_dask
+from stores import ROOT, asking_for_keys
 
 SECRET = "s3cret"
 Brickroad = Callable[..., tuple[int, dict[str, Any], str]]
@@ -67,7 +68,7 @@ def test_a_cluster_without_a_common_file_system_makes_it_and_another_machine_fet
 ) -> None:
     arguments = ("dataset", "build", str(tiny_corpus), "--val-fraction", "0.1", "--store", f"{bucket}/team")
     with running_dask(tmp_path) as cluster:
-        engine = cluster.start(tmp_path / "host 1", tmp_path / "host 2")
+        engine = cluster.start_hosts(tmp_path / "host 1", tmp_path / "host 2")
         afar = ("--engine", "dask", "--engine-address", str(engine.address))
         code, built, said = brickroad("first", *arguments, *afar)
     assert (code, built["built_parts"]) == (0, 12), said

@@ -1,14 +1,68 @@
-"""A Ray cluster of this machine that builds join: on loopback alone, with a token, and nothing of it is left."""
+"""Dask and Ray clusters of this machine that builds join: on loopback alone, and nothing of them is left."""
 
 import contextlib
+import json
+import os
 import secrets
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import psutil
+
+from tasks.engines.start import EngineConfig
+
+ROOT = Path(__file__).parents[2]
+
+
+class DaskCluster:
+    """A scheduler and workers of one thread each."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, *workers: Mapping[str, str]) -> EngineConfig:
+        """Begins all of them, each worker with variables of its own; gives the engine of builds."""
+        ready = self._folder / "scheduler.json"
+        self._begin("scheduler", ready, {}, "--port", "0")
+        for variables in workers:
+            environment = {"PYTHONPATH": str(ROOT), **variables}
+            self._begin("worker", ready, environment, "--nthreads", "1", "--no-nanny")
+        deadline = time.monotonic() + 60
+        while not ready.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(0.2)
+        return EngineConfig(engine="dask", address=json.loads(ready.read_text())["address"])
+
+    def start_hosts(self, *workspaces: Path) -> EngineConfig:
+        """Begins all of it with a worker a workspace, which it takes for its own, as hosts do."""
+        return self.start(*({"BRICKROAD_WORKSPACE": str(workspace)} for workspace in workspaces))
+
+    def _begin(self, kind: str, ready: Path, environment: Mapping[str, str], *options: str) -> None:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(ready)]
+        command += ["--host", "127.0.0.1", "--no-dashboard", *options]
+        self.running.append(
+            subprocess.Popen(
+                command, env={**os.environ, **environment}, cwd=self._folder, stderr=subprocess.DEVNULL
+            )
+        )
+
+
+@contextlib.contextmanager
+def running_dask(folder: Path) -> Iterator[DaskCluster]:
+    """A cluster to be started, whose processes end with the body."""
+    cluster = DaskCluster(folder)
+    try:
+        yield cluster
+    finally:
+        for process in cluster.running:
+            process.kill()  # a worker that has just begun, and whose scheduler is gone, hears no SIGTERM
+            process.wait()
 
 
 def ray_variables() -> dict[str, str]:

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -95,48 +94,6 @@ class BuildApart:
         assert self._process.returncode == 0
         found: dict[str, Any] = json.loads(said)
         return found
-
-
-class DaskCluster:
-    """A scheduler on loopback, and a worker a workspace, each with its own $BRICKROAD_WORKSPACE, as hosts have."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.running: list[subprocess.Popen[bytes]] = []
-
-    def start(self, *workspaces: Path) -> EngineConfig:
-        """Begins all of them; gives the engine of builds."""
-        ready = self._folder / "scheduler.json"
-        self._begin("scheduler", ready, {}, "--port", "0")
-        for workspace in workspaces:
-            environment = {"BRICKROAD_WORKSPACE": str(workspace), "PYTHONPATH": str(ROOT)}
-            self._begin("worker", ready, environment, "--nthreads", "1", "--no-nanny")
-        deadline = time.monotonic() + 60
-        while not ready.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(0.2)
-        return EngineConfig(engine="dask", address=json.loads(ready.read_text())["address"])
-
-    def _begin(self, kind: str, ready: Path, environment: dict[str, str], *options: str) -> None:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(ready)]
-        command += ["--host", "127.0.0.1", "--no-dashboard", *options]
-        self.running.append(
-            subprocess.Popen(
-                command, env=os.environ | environment, cwd=self._folder, stderr=subprocess.DEVNULL
-            )
-        )
-
-
-@contextmanager
-def running_dask(folder: Path) -> Iterator[DaskCluster]:
-    """A cluster to be started, whose processes end with the body."""
-    cluster = DaskCluster(folder)
-    try:
-        yield cluster
-    finally:
-        for process in cluster.running:
-            process.kill()  # a worker that has just begun, and whose scheduler is gone, hears no SIGTERM
-            process.wait()
 
 
 if __name__ == "__main__":

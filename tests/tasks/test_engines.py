@@ -1,6 +1,5 @@
 """The same bytes from this machine's processes, Dask and Ray; a killed process costs its call alone; bad clusters are named."""
 
-import json
 import os
 import shutil
 import signal
@@ -8,12 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
-from clusters import ray_variables, running_ray
+from clusters import DaskCluster, ray_variables, running_dask, running_ray
 from tiny_data import build_plainly
 
 from storage.files import sha256_file
@@ -42,34 +41,9 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def dask_cluster() -> Iterator[Callable[..., str]]:
-    """Starts a scheduler with a worker, whose modules are below a folder; gives the address."""
-    running: list[subprocess.Popen[bytes]] = []
-
-    def start(folder: Path = ROOT, workers: int = 1) -> str:
-        ready = folder / ".scheduler.json"
-        ready.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1"]
-        command += ["--port", "0", "--no-dashboard", "--scheduler-file", str(ready)]
-        running.append(subprocess.Popen(command, stderr=subprocess.DEVNULL))
-        environment = os.environ | {"PYTHONPATH": str(folder)}
-        for _ in range(workers):
-            command = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", str(ready)]
-            command += ["--nthreads", "1", "--host", "127.0.0.1", "--no-dashboard"]
-            running.append(subprocess.Popen(command, env=environment, cwd=folder, stderr=subprocess.DEVNULL))
-        deadline = time.monotonic() + 60
-        while not ready.exists() and time.monotonic() < deadline:
-            time.sleep(0.1)
-        time.sleep(0.2)
-        address: str = json.loads(ready.read_text())["address"]
-        ready.unlink()
-        return address
-
-    yield start
-    for process in running:
-        process.terminate()
-    for process in running:
-        process.wait(30)
+def dask_cluster(tmp_path: Path) -> Iterator[DaskCluster]:
+    with running_dask(tmp_path) as cluster:
+        yield cluster
 
 
 @pytest.fixture
@@ -101,12 +75,12 @@ def test_the_bytes_are_the_same_on_an_engine_though_a_worker_is_killed(
 
 
 def test_a_running_dask_cluster_is_used_and_left_running(
-    tiny_corpus: Path, tmp_path: Path, dask_cluster: Callable[..., str]
+    tiny_corpus: Path, tmp_path: Path, dask_cluster: DaskCluster
 ) -> None:
-    address = dask_cluster(workers=2)
+    engine = dask_cluster.start({}, {})
     for number in range(2):
         place = Workspace.at(tmp_path / str(number))
-        with started_workers(EngineConfig(engine="dask", address=address), place.root, None, None) as workers:
+        with started_workers(engine, place.root, None, None) as workers:
             found = build(config_of(tiny_corpus), place, workers)
     assert found.manifest.digest == build_plainly(tiny_corpus, Workspace.at(tmp_path / "x")).manifest.digest
 
@@ -139,14 +113,14 @@ def test_a_running_ray_cluster_is_used_though_a_worker_is_killed_and_left_runnin
 
 
 def test_a_dask_worker_with_another_program_is_refused_by_name(
-    tmp_path: Path, dask_cluster: Callable[..., str]
+    tmp_path: Path, dask_cluster: DaskCluster
 ) -> None:
     other = tmp_path / "other"
     for package in ("model", "storage", "tasks"):
         shutil.copytree(ROOT / package, other / package)
     with (other / "tasks" / "encode.py").open("a") as file:
         file.write("# another one\n")
-    engine = EngineConfig(engine="dask", address=dask_cluster(other))
+    engine = dask_cluster.start({"PYTHONPATH": str(other)})
     with (
         pytest.raises(EngineError, match=r"worker tcp://.* has brickroad .*; here is brickroad"),
         started_workers(engine, tmp_path / "workspace", None, None),

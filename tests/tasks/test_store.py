@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import ray_variables, running_ray
+from clusters import DaskCluster, ray_variables, running_dask, running_ray
 from servers import files_below, s3_server
-from stores import KINDS, ROOT, BuildApart, DaskCluster, build_with, empty_store, running_dask
+from stores import KINDS, ROOT, BuildApart, build_with, empty_store
 from tiny_data import build_plainly
 
 from storage import network
@@ -209,7 +209,7 @@ def test_dask_workers_with_workspaces_of_their_own_make_the_same_bytes(
         bucket.put(files_below(tiny_corpus, "tiny/"))
         store, corpus = Store.at(f"{bucket.url}/team"), f"{bucket.url}/tiny"
         hosts = tmp_path / "host 1", tmp_path / "host 2"
-        engine = dask_cluster.start(*hosts)
+        engine = dask_cluster.start_hosts(*hosts)
         built = build_with(store, tmp_path / "builder", corpus, engine, **AFAR[kind])
         second = build_with(store, tmp_path / "second", corpus)
         sent = [key for key in store.listed("tokens") if key.endswith(".json")]
@@ -226,7 +226,7 @@ def test_dask_workers_with_workspaces_of_their_own_make_the_same_bytes(
 def test_a_dask_host_that_is_killed_costs_what_it_was_at(
     dask_cluster: DaskCluster, folder_store: Store, tiny_corpus: Path, tmp_path: Path
 ) -> None:
-    engine = dask_cluster.start(tmp_path / "host 1", tmp_path / "host 2")
+    engine = dask_cluster.start_hosts(tmp_path / "host 1", tmp_path / "host 2")
 
     def kill_when_it_has_begun() -> None:
         while not folder_store.listed("documents"):
@@ -248,7 +248,7 @@ def test_a_dask_worker_that_does_not_reach_the_store_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    engine = dask_cluster.start(tmp_path / "host")  # before the environment leads to the server
+    engine = dask_cluster.start_hosts(tmp_path / "host")  # before the environment leads to the server
     with (
         s3_server(monkeypatch) as bucket,
         pytest.raises(
@@ -263,7 +263,7 @@ def test_a_dask_cluster_whose_hosts_share_the_workspace_writes_blocks_in_place(
     dask_cluster: DaskCluster, folder_store: Store, tiny_corpus: Path, tmp_path: Path
 ) -> None:
     workspace = tmp_path / "shared"
-    built = build_with(folder_store, workspace, tiny_corpus, dask_cluster.start(workspace, workspace))
+    built = build_with(folder_store, workspace, tiny_corpus, dask_cluster.start_hosts(workspace, workspace))
     assert built.built_parts == 12
     assert folder_store.listed("tokens") == {}
     assert len(folder_store.listed("documents")) == 24
