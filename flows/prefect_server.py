@@ -7,8 +7,6 @@ it to save and to report, which then waited for it for minutes; and a run that w
 import atexit
 import os
 import socket
-import urllib.error
-import urllib.request
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from flows.processes import Processes
 from storage.errors import NetworkError
 from storage.network import shown
 from storage.workspace import Workspace
+from tasks.answers import Api, Unanswered
 
 _LOOPBACK = "127.0.0.1"
 _READY_SECONDS = 20.0
@@ -51,25 +50,23 @@ def prefect_ready(workspace: Path | None, debug: bool) -> Workspace:
 
 def _refuse_unusable(address: str) -> None:
     """Raises NetworkError if the server that runs cannot be used: its database is down, or the password is another."""
-    try:
-        urllib.request.urlopen(f"{address.rstrip('/')}/ready", timeout=_READY_SECONDS).close()  # nosec B310 # the address of the user's own server
-    except urllib.error.HTTPError as error:
-        reason = f"Prefect answers {error.code}, and its database does not; start that, then run this again"
-        raise NetworkError(shown(address), reason, True) from None
-    except OSError as error:
-        reason = f"Prefect does not say whether it is ready ({error}); look whether its database runs, then run this again"
-        raise NetworkError(shown(address), reason, True) from None
-    from prefect.client.orchestration import get_client
-    from prefect.exceptions import PrefectHTTPStatusError
+    from prefect.settings import PREFECT_API_AUTH_STRING
 
+    api = Api(address, PREFECT_API_AUTH_STRING.value(), patience_seconds=_READY_SECONDS)
     try:
-        with get_client(sync_client=True) as client:
-            client.api_version()
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code not in (401, 403):
-            raise
-        reason = "Prefect refuses the user or the password; set PREFECT_API_AUTH_STRING to user:password"
-        raise NetworkError(shown(address), reason) from None
+        api.text("/ready")
+        api.ask("/admin/version")  # without a login, /ready is answered too
+    except Unanswered as error:
+        if error.status in (401, 403):
+            reason = "Prefect refuses the user or the password; set PREFECT_API_AUTH_STRING to user:password"
+            raise NetworkError(shown(address), reason) from None
+        if error.status:
+            reason = (
+                f"Prefect answers {error.status}, and its database does not; start that, then run this again"
+            )
+        else:
+            reason = f"Prefect does not say whether it is ready ({error}); look whether its database runs, then run this again"
+        raise NetworkError(shown(address), reason, True) from None
 
 
 def _server_command(address: str) -> list[str]:

@@ -46,13 +46,16 @@ class Database:
 class Api:
     """The API of one of them. `login` is user:password, if it wants one."""
 
-    def __init__(self, address: str, login: str | None = None) -> None:
+    def __init__(
+        self, address: str, login: str | None = None, patience_seconds: float = _PATIENCE_SECONDS
+    ) -> None:
         parts = urlsplit(address)
         if "@" in parts.netloc:  # a login within the address: it is not to be shown
             own, _, host = parts.netloc.rpartition("@")
             login, parts = login or own, parts._replace(netloc=host)
         self.address = urlunsplit(parts).rstrip("/")
         self._login = login
+        self._patience_seconds = patience_seconds
 
     def ask(self, path: str, body: dict[str, Any] | None = None) -> Any:
         """What it says as JSON, to a GET, or to a POST of the body. Unanswered if it does not, or cannot be understood."""
@@ -79,7 +82,7 @@ class Api:
         data = None if body is None else json.dumps(body).encode()
         try:
             request = urllib.request.Request(f"{self.address}{path}", data, headers)
-            with urllib.request.urlopen(request, timeout=_PATIENCE_SECONDS) as response:  # nosec B310 # the address of the user's own server
+            with urllib.request.urlopen(request, timeout=self._patience_seconds) as response:  # nosec B310 # the address of the user's own server
                 return response.read().decode(), response.headers.get("date")
         except urllib.error.HTTPError as error:
             raise Unanswered(f"{self.address}: {error.code} {error.reason}", error.code) from None
@@ -90,7 +93,7 @@ class Api:
     def is_there(self, path: str) -> bool:
         """Whether something answers, be it that it wants a password."""
         try:
-            with urllib.request.urlopen(f"{self.address}{path}", timeout=_PATIENCE_SECONDS):  # nosec B310 # the address of the user's own server
+            with urllib.request.urlopen(f"{self.address}{path}", timeout=self._patience_seconds):  # nosec B310 # the address of the user's own server
                 return True
         except urllib.error.HTTPError as error:
             return error.code in (401, 403)
