@@ -3,12 +3,13 @@
 import contextlib
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task, flow, get_run_logger
-from prefect.futures import PrefectFuture
+from prefect import State, Task, flow, get_run_logger
+from prefect.futures import PrefectConcurrentFuture, PrefectFuture
 from prefect.task_runners import ThreadPoolTaskRunner
 from prefect.utilities.annotations import quote
 from prefect.utilities.callables import get_call_parameters
@@ -103,7 +104,7 @@ class _TaskSteps:
     """
 
     def __init__(self) -> None:
-        self._before: list[Any] = []  # the last step that has ended: states, or futures that are done
+        self._before: list[PrefectFuture[Any]] = []  # of the last step that has ended
 
     @property
     def log(self) -> "logging.Logger | logging.LoggerAdapter[Any]":
@@ -112,7 +113,7 @@ class _TaskSteps:
     def one(self, step: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> R:
         named = _quoted(get_call_parameters(step, args, kwargs))
         state = _TASKS[step](**named, wait_for=self._before, return_state=True)
-        self._before = [state]
+        self._before = [_ended(state)]
         result: R = state.result()
         return result
 
@@ -150,6 +151,14 @@ class _TaskSteps:
                 watch.advance(len(results))
                 yield from results
         self._before = futures
+
+
+def _ended(state: State[Any]) -> PrefectFuture[Any]:
+    """A step that has ended, for those that come after it. Of a state Prefect would look through all that the step came to."""
+    assert state.state_details.task_run_id is not None
+    future: Future[State[Any]] = Future()
+    future.set_result(state)
+    return PrefectConcurrentFuture(state.state_details.task_run_id, future)
 
 
 def _quoted(named: dict[str, Any]) -> dict[str, Any]:

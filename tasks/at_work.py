@@ -11,13 +11,15 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import get_client
-from prefect.context import FlowRunContext
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.context import FlowRunContext, SettingsContext, get_settings_context
+from prefect.events import emit_event
+from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
 from prefect.states import Cancelled
 
 from storage.leases import HeldLease, take_lease
@@ -33,8 +35,22 @@ _STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
 _LOOK_SECONDS = 1.0
 _ASK_SECONDS = 5.0
 _SAVING_SECONDS = 300.0  # for a checkpoint, after the worker has died
+_BEAT_SECONDS = (
+    60.0  # between signs of life; tasks/overview.py takes whoever gives none for some minutes for silent
+)
 _is_within: ContextVar[bool] = ContextVar("_is_within", default=False)
 _last: list[HeldLease] = []  # of the flow run before, in a process that makes several
+
+
+def _without_hearts() -> None:
+    """From now on no flow of this thread has Prefect's heartbeat: its thread sleeps in whole seconds and is waited for, so that
+    each flow ends half a second later. The overseer gives the signs of life. No environment variable can say it."""
+    settings = get_settings_context()
+    none = settings.settings.copy_with_update(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
+    SettingsContext(profile=settings.profile, settings=none).__enter__()
+
+
+_without_hearts()  # when a flow is imported: Prefect asks before the flow's function begins
 
 
 def leased(function: Callable[P, R]) -> Callable[P, R]:
@@ -50,9 +66,7 @@ def leased(function: Callable[P, R]) -> Callable[P, R]:
         _take(Workspace.at(signature.bind(*args, **kwargs).arguments.get("workspace")), what, facts)
         token = _is_within.set(True)
         try:
-            # The end of a flow waits for its heart to beat, up to a second; flows within this one need none of their own.
-            hearts = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-            with _Overseer(facts[FLOW_RUN]) as overseer, hearts:
+            with _Overseer(facts[FLOW_RUN], context.flow_run.name) as overseer:
                 try:
                     return function(*args, **kwargs)
                 except BaseException as error:
@@ -75,13 +89,20 @@ def _take(workspace: Workspace, what: str, facts: dict[str, str]) -> None:
 
 
 class _Overseer:
-    """Ends this process as SIGTERM would, if its worker has died, or its flow run was cancelled without one."""
+    """Ends this process as SIGTERM would, if its worker has died, or its flow run was cancelled without one. Gives signs of life."""
 
-    def __init__(self, flow_run_id: str) -> None:
+    def __init__(self, flow_run_id: str, name: str) -> None:
         self.is_cancelled = False
         self._flow_run_id = flow_run_id
+        self._resource = {
+            "prefect.resource.id": f"prefect.flow-run.{flow_run_id}",
+            "prefect.resource.name": name,
+        }
+        self._last_beat = time.monotonic()  # it has just begun, which says enough
         self._is_over = threading.Event()
-        self._looking = threading.Thread(target=self._look, daemon=True, name="overseer")
+        # With the settings of whoever calls, of which Prefect's address is one.
+        look = copy_context().run
+        self._looking = threading.Thread(target=look, args=(self._look,), daemon=True, name="overseer")
 
     def __enter__(self) -> "_Overseer":
         if threading.current_thread() is threading.main_thread():  # else no signal reaches the flow
@@ -100,6 +121,7 @@ class _Overseer:
     def _until_the_worker_is_dead(self) -> None:
         parent = os.getppid()
         while not self._is_over.wait(_LOOK_SECONDS):
+            self._beat()
             if os.getppid() != parent:
                 print("The worker of this flow run is dead: it saves, and ends.", file=sys.stderr)
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -109,6 +131,7 @@ class _Overseer:
 
     def _until_cancelled(self) -> None:
         while not self._is_over.wait(_ASK_SECONDS):
+            self._beat()
             with contextlib.suppress(Exception):  # the server is busy, or down: it is asked again
                 with get_client(sync_client=True) as client:
                     state = client.read_flow_run(cast(Any, self._flow_run_id)).state
@@ -117,3 +140,8 @@ class _Overseer:
                     print("This flow run was cancelled: it saves, and ends.", file=sys.stderr)
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
+
+    def _beat(self) -> None:
+        if time.monotonic() - self._last_beat > _BEAT_SECONDS:
+            self._last_beat = time.monotonic()
+            emit_event("prefect.flow-run.heartbeat", self._resource)  # by a thread of Prefect's

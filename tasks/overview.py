@@ -33,7 +33,7 @@ from tasks.prefect_facts import FlowRun, FlowRuns
 
 MODEL_NAME = "brickroad-gpt"  # as in tasks/registry.py, which imports MLflow
 MOST_DATASETS = 50
-#: A run on its way that was not heard of for so long may be dead: heartbeats come every half minute.
+#: A run on its way that was not heard of for so long may be dead: signs of life come every minute.
 SILENT_SECONDS = 600.0
 #: Another version of theirs may tell other things than ours reads; that must not hide all the rest.
 _UNKNOWN = (Unanswered, LookupError, TypeError, ValueError, AttributeError)

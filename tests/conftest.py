@@ -92,15 +92,9 @@ def dataset(tiny_corpus: Path, workspace: Workspace) -> Dataset:
 def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """One temporary Prefect server for all flow tests of the session, with its database in a temporary folder."""
     os.environ["PREFECT_HOME"] = str(tmp_path_factory.mktemp("prefect"))
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
     from prefect.testing.utilities import prefect_test_harness
 
-    with (
-        prefect_test_harness(server_startup_timeout=120),
-        temporary_settings(
-            {PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}
-        ),  # a join of a second at the end of each flow
-    ):
+    with prefect_test_harness(server_startup_timeout=120):
         yield
 
 

@@ -14,6 +14,7 @@ from storage.datasets import Dataset
 from storage.journal import Journal
 from storage.leases import leases, take_lease
 from storage.workspace import Workspace
+from tasks.answers import Api
 from tasks.left_runs import LEASE_TAG, close_left_runs, tell_what_is_left
 from tasks.tracking import Tracker, TrackingError
 from tasks.tracking.entries import Ended, Points, to_fields
@@ -119,6 +120,38 @@ def test_flow_runs_are_closed_while_mlflow_is_down(
     assert state is not None
     assert state.is_crashed()
     assert [lease.what for lease, _ in leases(workspace.leases)] == ["training"], "it is seen to next time"
+
+
+def test_a_flow_at_work_gives_signs_of_life_and_its_end_waits_for_none(
+    prefect_api: dict[str, str], workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect import flow
+    from prefect.context import FlowRunContext
+    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
+
+    from tasks import at_work
+
+    monkeypatch.setattr(at_work, "_ASK_SECONDS", 0.05)
+    monkeypatch.setattr(at_work, "_BEAT_SECONDS", 0.1)
+    api = Api(prefect_api["PREFECT_API_URL"])
+
+    @flow
+    @at_work.leased
+    def patient(workspace: Path) -> int:
+        assert PREFECT_FLOWS_HEARTBEAT_FREQUENCY.value() is None, "Prefect's own would be waited for"
+        context = FlowRunContext.get()
+        assert context is not None
+        assert context.flow_run is not None
+        resource = {"resource": {"id": [f"prefect.flow-run.{context.flow_run.id}"]}}
+        wanted = resource | {"event": {"name": ["prefect.flow-run.heartbeat"]}}
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            if found := api.ask("/events/filter", {"filter": wanted, "limit": 2})["events"]:
+                return len(found)
+            time.sleep(0.1)
+        return 0
+
+    assert patient(workspace.root) > 0
 
 
 def test_flow_runs_of_dead_processes_are_closed_and_others_are_not(
