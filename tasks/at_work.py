@@ -42,15 +42,17 @@ _is_within: ContextVar[bool] = ContextVar("_is_within", default=False)
 _last: list[HeldLease] = []  # of the flow run before, in a process that makes several
 
 
-def _without_hearts() -> None:
-    """From now on no flow of this thread has Prefect's heartbeat: its thread sleeps in whole seconds and is waited for, so that
-    each flow ends half a second later. The overseer gives the signs of life. No environment variable can say it."""
+def _without_hearts() -> SettingsContext:
+    """In it no flow has Prefect's heartbeat, whose thread sleeps in whole seconds and is waited for: each flow would end half a
+    second later. The overseer gives the signs of life. No environment variable can say it."""
     settings = get_settings_context()
     none = settings.settings.copy_with_update(updates={PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
-    SettingsContext(profile=settings.profile, settings=none).__enter__()
+    return SettingsContext(profile=settings.profile, settings=none)
 
 
-_without_hearts()  # when a flow is imported: Prefect asks before the flow's function begins
+# When a flow is imported, since Prefect asks before its function begins. A worker's run may import it in another thread than it
+# runs it in: then this holds for the flows within it alone.
+_without_hearts().__enter__()
 
 
 def leased(function: Callable[P, R]) -> Callable[P, R]:
@@ -66,7 +68,7 @@ def leased(function: Callable[P, R]) -> Callable[P, R]:
         _take(Workspace.at(signature.bind(*args, **kwargs).arguments.get("workspace")), what, facts)
         token = _is_within.set(True)
         try:
-            with _Overseer(facts[FLOW_RUN], context.flow_run.name) as overseer:
+            with _Overseer(facts[FLOW_RUN], context.flow_run.name) as overseer, _without_hearts():
                 try:
                     return function(*args, **kwargs)
                 except BaseException as error:
