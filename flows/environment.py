@@ -36,6 +36,9 @@ SETTINGS = {
     "PREFECT_CLIENT_RETRY_EXTRA_CODES": "500",
     # One record at a time is too slow for a burst of short tasks: the last ones of a run got lost.
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+    # Nor a transaction for each of a task's states, which takes the server most of what a build costs it, but one a second.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
     # In memory, as by default, a server that is killed forgets who holds a slot, and the slot is never free again.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
