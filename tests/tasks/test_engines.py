@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from clusters import DaskCluster, ray_variables, running_dask, running_ray
+from clusters import DaskCluster, ray_variables, running_ray
 from tiny_data import build_plainly
 
 from storage.files import sha256_file
@@ -38,12 +38,6 @@ def config_of(corpus: Path) -> CorpusConfig:
 
 def hashes(folder: Path) -> dict[str, str]:
     return {name: sha256_file(folder / name) for name in FILES}
-
-
-@pytest.fixture
-def dask_cluster(tmp_path: Path) -> Iterator[DaskCluster]:
-    with running_dask(tmp_path) as cluster:
-        yield cluster
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from clusters import DaskCluster, ray_variables, running_dask, running_ray
+from clusters import DaskCluster, ray_variables, running_ray
 from servers import files_below, s3_server
 from stores import KINDS, ROOT, BuildApart, build_with, empty_store
 from tiny_data import build_plainly
@@ -181,12 +181,6 @@ def test_quality_steps_with_a_store(folder_store: Store, tiny_corpus: Path, tmp_
     assert found.dataset.manifest.digest == alone.manifest.digest
     assert found.built_parts == 0
     assert alone.manifest.left_out
-
-
-@pytest.fixture
-def dask_cluster(tmp_path: Path) -> Iterator[DaskCluster]:
-    with running_dask(tmp_path) as cluster:
-        yield cluster
 
 
 AFAR: dict[str, dict[str, object]] = {
