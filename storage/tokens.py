@@ -178,28 +178,27 @@ def write_placed_parts(
     path: Path,
     parts: Iterable[tuple[Iterable[EncodedBatch], TokenPlaces]],
     dtype: TokenDtype,
-    val: Path,
     block: BlockSink,
 ) -> list[TokenPart]:
-    """Writes the encoded documents of some parts to their places: of the train split what lies in the block, and of the file
-    `val` all; and <path>.rows.
+    """Writes the encoded documents of some parts to their places: of the train split what lies in the block, and all of val;
+    and <path>.rows.
 
     Raises DatasetError if the tokens do not fill their places.
     """
     size, written = np.dtype(dtype).itemsize, list[TokenPart]()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with named_errors(path), write_rows(_rows_path(path)) as rows, val.open("r+b") as val_file:
+    with named_errors(path), write_rows(_rows_path(path)) as rows:
         for batches, places in parts:
-            val_file.seek(places.val.start)
-            start = places.train.start
+            with places.val.path.open("r+b") as val:
+                val.seek(places.val.start)
 
-            def write(split: Split, ids: memoryview, place: int, start: int = start) -> None:
-                if split == "train":
-                    block.write(ids, start + place)
-                else:
-                    write_pieces(val_file, ids)
+                def write(split: Split, ids: memoryview, place: int, start: int = places.train.start) -> None:
+                    if split == "train":
+                        block.write(ids, start + place)
+                    else:
+                        write_pieces(val, ids)
 
-            facts, own_rows = _write_part(rows, batches, dtype, write)
+                facts, own_rows = _write_part(rows, batches, dtype, write)
             ranges: dict[Split, FileRange] = {"train": places.train, "val": places.val}
             if any(facts[split].tokens * size != ranges[split].bytes for split in SPLITS):
                 raise DatasetError(

@@ -67,7 +67,6 @@ class BlocksToEncode:
     reaches into them. One block, or those that a long part lies in."""
 
     path: Path
-    val_path: Path
     numbers: range
     before: PlacedPart | None
     parts: list[PlacedPart]
@@ -130,7 +129,7 @@ def encode_blocks(piece: BlocksToEncode, encoding: Encoding, resident_limit_byte
             write_end_of_placed_part(batches, dtype, piece.before.places, sink)
         begin_here = ((_encoded(each.part, encoding, encoder), each.places) for each in piece.parts)
         path = encoding.folder / f"{piece.numbers.start:06d}"
-        parts = write_placed_parts(path, begin_here, dtype, piece.val_path, sink)
+        parts = write_placed_parts(path, begin_here, dtype, sink)
     return [
         EncodedBlock(number=number, sha256=sha256, parts=parts if number == piece.numbers[-1] else [])
         for number, sha256 in zip(piece.numbers, sink.sha256, strict=True)
@@ -207,9 +206,7 @@ def blocks_to_encode(
         reaching = last if last and last.places.train.end > end else None
         if not reaching or reaching.places.train.bytes <= BLOCK_BYTES // _SHORT_ONE_IN:
             numbers = range(first, number + 1)
-            yield BlocksToEncode(
-                path=files["train"], val_path=files["val"], numbers=numbers, before=before, parts=begun
-            )
+            yield BlocksToEncode(path=files["train"], numbers=numbers, before=before, parts=begun)
             before, first, begun = reaching, number + 1, []
 
 

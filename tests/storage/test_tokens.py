@@ -322,7 +322,7 @@ def test_tokens_go_to_their_places_and_touch_nothing_beside_them(
         with BlockSink(whole, range(block, block + 1)) as sink:
             if block == 1:  # where the part begins
                 (part,) = write_placed_parts(
-                    tmp_path / "placed", [(batches_of(documents), places)], "uint16", whole, sink
+                    tmp_path / "placed", [(batches_of(documents), places)], "uint16", sink
                 )
                 assert (part.train_tokens, part.val_tokens) == (places.train, places.val)
                 assert rows_of(part) == rows_of(expected)
@@ -345,7 +345,7 @@ def test_tokens_that_do_not_fill_their_places_are_refused(surplus: int, tmp_path
         BlockSink(whole, range(1)) as sink,
     ):
         sink.write(memoryview(bytes(100)), 0)
-        write_placed_parts(tmp_path / "placed", [(batches_of(documents), places)], "uint16", whole, sink)
+        write_placed_parts(tmp_path / "placed", [(batches_of(documents), places)], "uint16", sink)
 
 
 @pytest.mark.parametrize("free_bytes", [0, 2_000, 66_000, 131_000])
