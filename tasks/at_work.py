@@ -35,9 +35,7 @@ _STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
 _LOOK_SECONDS = 1.0
 _ASK_SECONDS = 5.0
 _SAVING_SECONDS = 300.0  # for a checkpoint, after the worker has died
-_BEAT_SECONDS = (
-    60.0  # between signs of life; tasks/overview.py takes whoever gives none for some minutes for silent
-)
+_BEAT_SECONDS = 60.0  # between signs of life, by which tasks/overview.py knows who is silent
 _is_within: ContextVar[bool] = ContextVar("_is_within", default=False)
 _last: list[HeldLease] = []  # of the flow run before, in a process that makes several
 
@@ -146,4 +144,5 @@ class _Overseer:
     def _beat(self) -> None:
         if time.monotonic() - self._last_beat > _BEAT_SECONDS:
             self._last_beat = time.monotonic()
-            emit_event("prefect.flow-run.heartbeat", self._resource)  # by a thread of Prefect's
+            with contextlib.suppress(Exception):  # a sign that cannot be given must not end the watch
+                emit_event("prefect.flow-run.heartbeat", self._resource)  # by a thread of Prefect's
