@@ -1,14 +1,18 @@
-"""What orchestration costs: `python -m bench.orchestration [--shards FOLDER] [--dataset REF --workspace DIR] [--repeats 5]`.
+"""What orchestration costs: `python -m bench.orchestration [--shards FOLDER] [--dataset PATH] [--task-runs N] [--repeats 5]`.
 
 One JSON object on stdout. The same work is done as plain functions and as its flow, turn and turn about in one process, against one
 Prefect server that runs on this machine all the while: a cold build of the shards; a training of the data set with its evaluation. Of
 each pair the ratio is taken, since machines change from minute to minute; the median of these is the figure, and their quartiles
 say how far it can be trusted. `cpu_ratio` is that of CPU seconds of this process, its children and the server: it hardly notices
 what else the machine does. The bar is 1.03 at a minute of work.
+
+`--task-runs` has a flow make so many task runs that do nothing, as a build does for a cluster of a quarter as many workers, and waits
+until the server has recorded all of them.
 """
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -26,6 +30,8 @@ from storage.workspace import Workspace
 
 Work = Callable[[Path], Any]
 
+_RECORDED_SECONDS = 600.0  # that the server has for it, before the missing ones count as lost
+
 
 def main() -> None:
     """Measures, and prints one JSON object."""
@@ -37,6 +43,7 @@ def main() -> None:
     parser.add_argument("--dataset", help="a data set to train on, by its path")
     parser.add_argument("--preset", default="course")
     parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--task-runs", type=int, help="how many that do nothing, such as 4000")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=None, help="where to work; by default a temporary one")
     arguments = parser.parse_args()
@@ -49,6 +56,8 @@ def main() -> None:
         if arguments.dataset:
             works = training(arguments.dataset, arguments.preset, arguments.steps)
             found["train"] = compared(works, arguments.repeats, Path(folder))
+        if arguments.task_runs:
+            found["task_runs"] = task_runs(arguments.task_runs)
         print(json.dumps(found, indent=1))
 
 
@@ -98,6 +107,51 @@ def training(dataset: str, preset: str, steps: int) -> tuple[Work, Work]:
         log_evaluation(evaluate_checkpoint(found.path, None, place), found, place)
 
     return plain, lambda folder: train_model(request, workspace=lend(folder).root)
+
+
+def task_runs(count: int) -> dict[str, float]:
+    """CPU seconds of a task run that does nothing, of this process and of the server; and whether all were recorded.
+
+    To be called where a server of this process is ready.
+    """
+    from prefect import flow
+    from prefect.client.orchestration import get_client
+    from prefect.runtime import flow_run
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    from tasks.engine import road_task
+
+    empty = road_task("nothing")(lambda number: number)
+
+    @flow(name="task-runs")
+    def make(count: int) -> str:
+        with ThreadPoolTaskRunner(max_workers=math.ceil(count / 4)) as runner:
+            for future in [runner.submit(empty, {"number": number}) for number in range(count)]:
+                future.result()
+        return str(flow_run.id)
+
+    def recorded(flow_run_id: str) -> int:
+        wanted = {
+            "flow_runs": {"id": {"any_": [flow_run_id]}},
+            "task_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
+        }
+        with get_client(sync_client=True) as client:
+            return int(client.request("POST", "/task_runs/count", json=wanted).json())
+
+    make(1)  # what only the first flow of a process costs
+    began, own_began, cpu_began = time.perf_counter(), time.process_time(), cpu_seconds()
+    flow_run_id = make(count)
+    seconds, own = time.perf_counter() - began, time.process_time() - own_began
+    while (found := recorded(flow_run_id)) < count and time.perf_counter() - began < _RECORDED_SECONDS:
+        time.sleep(1.0)
+    return {
+        "task_runs": count,
+        "recorded": found,
+        "seconds": round(seconds, 2),
+        "recorded_after_seconds": round(time.perf_counter() - began, 2),
+        "builder_seconds": round(own / count, 5),
+        "server_seconds": round((cpu_seconds() - cpu_began - own) / count, 5),
+    }
 
 
 def compared(works: tuple[Work, Work], repeats: int, folder: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ A row's bottleneck is what would save most if it cost nothing; "workers" if noth
 
 import argparse
 import heapq
+import itertools
 import json
 import math
 from collections.abc import Iterator
@@ -19,7 +20,6 @@ from typing import Any
 
 import numpy as np
 
-import tasks.dataset
 from bench.scaling_constants import TOKENIZERS, measured, real_seconds
 from storage.blocks import BLOCK_BYTES
 from storage.datasets import Dataset
@@ -80,7 +80,6 @@ class Build:
     engine: str
     constants: dict[str, Any]
     cluster: Cluster = field(default_factory=Cluster)
-    has_group_limit: bool = True
     has_builder: bool = True
 
     @property
@@ -136,16 +135,10 @@ def simulate(build: Build, seed: int = 1) -> Outcome:
 
 
 def _groups(build: Build, items: int) -> Iterator[int]:
-    """How many items are in each group that the builder makes; or as if it had no limit of them."""
-    before = tasks.dataset.MAXIMUM_GROUPS
-    if not build.has_group_limit:
-        tasks.dataset.MAXIMUM_GROUPS = items
+    """How many items are in each group that the builder makes."""
     size = math.ceil(items / _PIECES)  # items by the thousand, where there are millions
     pieces = (range(start, min(items, start + size)) for start in range(0, items, size))
-    try:
-        yield from (sum(map(len, group)) for group in groups_of(pieces, items, build.workers, len))
-    finally:
-        tasks.dataset.MAXIMUM_GROUPS = before
+    return (sum(map(len, group)) for group in groups_of(pieces, items, build.workers, len))
 
 
 def _stage(
@@ -179,6 +172,8 @@ def _stage(
             pieces = min(1 + _EVENTS // len(groups), math.ceil(groups[upcoming] / at_once))
             left[thread] = [upcoming, pieces, groups[upcoming] / pieces]
             upcoming += 1
+            if build.has_builder:
+                builder_free = max(builder_free, now) + build.constants["task_run_seconds"]
         group, pieces_left, size = left[thread]
         calls = max(1.0, size / at_once)
         share = size / items
@@ -205,7 +200,6 @@ def bottleneck(build: Build, outcome: Outcome) -> str:
     fast = replace(cluster, storage_megabytes_per_second=math.inf, link_megabytes_per_second=math.inf)
     calm = replace(cluster, hours_between_deaths=math.inf, one_in_is_slow=math.inf)
     without = {
-        "200 groups": replace(build, has_group_limit=False),
         "the builder": replace(build, has_builder=False),
         "storage": replace(build, cluster=fast),
         "deaths and stragglers": replace(build, cluster=calm),
@@ -215,31 +209,26 @@ def bottleneck(build: Build, outcome: Outcome) -> str:
     return best if found[best] < 0.95 * outcome.seconds else "workers"
 
 
-def table(constants: dict[str, Any], tokenizer: str, **settings: Any) -> Iterator[str]:
-    """Rows in Markdown."""
+def table(constants: dict[str, Any], tokenizer: str, cluster: Cluster) -> Iterator[str]:
+    """Rows in Markdown, of builds on Dask."""
     yield "| text | workers | hours | efficiency | bottleneck | calls made again |"
     yield "|---|---|---|---|---|---|"
-    for text in (OPENWEBTEXT, TEN_TERABYTES):
-        for workers in _WORKERS:
-            build = Build(
-                text=text,
-                workers=workers,
-                tokenizer=tokenizer,
-                engine="dask",
-                constants=constants,
-                **settings,
-            )
-            outcome = simulate(build)
-            efficiency = outcome.worker_seconds / workers / outcome.seconds
-            hours = (
-                f"{outcome.seconds / 3600:,.3g}"
-                if outcome.seconds < 360_000
-                else f"{outcome.seconds / 3600:,.0f}"
-            )
-            yield (
-                f"| {text.name} | {workers:,} | {hours} | {efficiency:.0%} | {bottleneck(build, outcome)} | "
-                f"{outcome.calls_made_again:.2f} |"
-            )
+    for text, workers in itertools.product((OPENWEBTEXT, TEN_TERABYTES), _WORKERS):
+        build = Build(
+            text=text,
+            workers=workers,
+            tokenizer=tokenizer,
+            engine="dask",
+            constants=constants,
+            cluster=cluster,
+        )
+        outcome = simulate(build)
+        efficiency = outcome.worker_seconds / workers / outcome.seconds
+        hours = f"{outcome.seconds / 3600:,.3g}"
+        yield (
+            f"| {text.name} | {workers:,} | {hours} | {efficiency:.0%} | {bottleneck(build, outcome)} | "
+            f"{outcome.calls_made_again:.2f} |"
+        )
 
 
 def validated(constants: dict[str, Any], shards: str, repeats: int) -> list[dict[str, Any]]:
@@ -305,9 +294,8 @@ def main() -> None:
     constants = json.loads(_CONSTANTS.read_text(encoding="utf-8"))
     cluster = Cluster(storage_megabytes_per_second=arguments.storage)
     for tokenizer in TOKENIZERS:
-        for has_limit in (True, False):
-            print(f"\n{tokenizer}{'' if has_limit else ', without the limit of groups'}:\n")
-            print(*table(constants, tokenizer, has_group_limit=has_limit, cluster=cluster), sep="\n")
+        print(f"\n{tokenizer}:\n")
+        print(*table(constants, tokenizer, cluster), sep="\n")
 
 
 if __name__ == "__main__":

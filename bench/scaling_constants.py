@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+from bench.orchestration import task_runs
+from flows.prefect_server import prefect_ready
 from storage.datasets import Dataset
 from storage.shards import find_shards
 from storage.workspace import Workspace
@@ -34,6 +36,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _CALLS = 200
+_TASK_RUNS = 2_000
 _FEW, _DOCUMENTS, _SHARDS = (20, 10), (20, 20_000), (2_000, 10)  # shards, and documents in each
 _COPIES = 20  # of what the builder keeps of a shard
 TOKENIZERS = ("char", "gpt2")
@@ -152,6 +155,9 @@ def measured(shards: str, repeats: int) -> dict[str, Any]:
     found["text_over_xz"] = best.text_megabytes * 1e6 / best.compressed_bytes
     found["stored_over_xz"] = best.stored_bytes / best.compressed_bytes
     found["builder_bytes_per_shard"] = best.shard_bytes
+    with tempfile.TemporaryDirectory() as folder:
+        prefect_ready(Path(folder), debug=False)
+        found["task_run_seconds"] = task_runs(_TASK_RUNS)["builder_seconds"]
     found["engines"] = {engine: call_costs(engine) for engine in ("threads", "dask", "ray")}
     return found
 

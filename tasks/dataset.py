@@ -51,8 +51,11 @@ from tasks.workers import Workers
 
 T = TypeVar("T")
 
-MAXIMUM_GROUPS = 200  # task runs a flow: more would burden the orchestrator's database
 _GROUPS_A_WORKER = 8  # the last one of 500 shards, with two workers, has two or three of them
+_MANY_GROUPS = (
+    200  # from here on workers have fewer, since a task run costs 12 ms (bench.orchestration --task-runs)
+)
+_FEWEST_GROUPS_A_WORKER = 4  # with one or two each the first worker would end last (docs/scaling.md)
 SAMPLED_BYTES = 32 << 20  # of text, to learn byte-pair merges from
 _SAMPLED_ONE_IN = 10  # at least, of the documents of each shard that is looked at
 
@@ -64,7 +67,7 @@ def groups_of(
 
     They are few enough to record, and get ever lighter, so that all workers end together.
     """
-    groups = min(total, workers * _GROUPS_A_WORKER, MAXIMUM_GROUPS)
+    groups = min(total, workers * _GROUPS_A_WORKER, max(_MANY_GROUPS, workers * _FEWEST_GROUPS_A_WORKER))
     rest, weight = iter(items), 0
     for number in range(groups):
         group = list[T]()

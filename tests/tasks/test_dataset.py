@@ -171,13 +171,19 @@ def test_a_tolerated_shard_stands_in_the_manifest(tiny_corpus: Path, workspace: 
     assert len(dataset.manifest.sources) == 11
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4, 64])
+@pytest.mark.parametrize("workers", [1, 2, 4, 64, 1000])
 @pytest.mark.parametrize("count", [0, 1, 7, 1000, 20_610])
 def test_groups_hold_every_item_once_in_order(workers: int, count: int) -> None:
     groups = list(groups_of(range(count), count, workers))
     assert [item for group in groups for item in group] == list(range(count))
-    assert len(groups) <= 200
+    assert len(groups) <= max(200, 4 * workers)
     assert all(groups)
+
+
+@pytest.mark.parametrize("workers", [100, 200, 1000])
+def test_no_group_is_more_than_half_of_what_a_worker_does(workers: int) -> None:
+    groups = groups_of(range(1_000_000), 1_000_000, workers)
+    assert max(map(len, groups)) <= 0.51 * 1_000_000 / workers
 
 
 # What workers import as they start.
