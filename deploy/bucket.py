@@ -1,4 +1,4 @@
-"""The bucket of artifacts: made, saved to a folder, and loaded back.
+"""The bucket of artifacts: made, saved to a folder, and loaded back; and that folder, freed of what no list names any more.
 
 A saved bucket is a list, `bucket.json`, of its objects at that moment, and their bytes by sha256 in a folder that all backups
 share: what has not changed is neither fetched nor stored twice, and what was deleted since is still there for older lists.
@@ -61,6 +61,16 @@ def load(s3: Any, bucket: str, objects: Path, listing: Path) -> None:
     print(f"bucket {bucket}: {len(saved)} objects are back")
 
 
+def prune(objects: Path, backups: Path) -> None:
+    """Removes from `objects` what no list below `backups` names, and what killed fetches have left."""
+    needed = {one["sha256"] for listing in backups.glob("*/bucket.json") for one in _read(listing)}
+    removed = [path for path in objects.iterdir() if path.name not in needed]
+    freed = sum(path.stat().st_size for path in removed)
+    for path in removed:
+        path.unlink()
+    print(f"{len(removed)} objects of earlier backups removed, {freed:,} bytes")
+
+
 def _objects(s3: Any, bucket: str) -> Iterator[dict[str, Any]]:
     for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket):
         yield from page.get("Contents", [])
@@ -87,21 +97,23 @@ def _read(listing: Path) -> list[dict[str, Any]]:
 def main() -> None:
     """The command line: one clear line and exit 1 for what is wrong with the store."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("action", choices=["create", "save", "load"])
+    parser.add_argument("action", choices=["create", "save", "load", "prune"])
     parser.add_argument("bucket")
     parser.add_argument("--objects", type=Path, help="the folder of bytes by sha256")
     parser.add_argument("--list", type=Path, help="bucket.json of this backup")
     parser.add_argument("--earlier", type=Path, help="bucket.json of the backup before")
+    parser.add_argument("--backups", type=Path, help="the folder of all backups")
     asked = parser.parse_args()
-    s3 = boto3.client("s3")
     try:
         match asked.action:
             case "create":
-                create(s3, asked.bucket)
+                create(boto3.client("s3"), asked.bucket)
             case "save":
-                save(s3, asked.bucket, asked.objects, asked.list, asked.earlier)
+                save(boto3.client("s3"), asked.bucket, asked.objects, asked.list, asked.earlier)
             case "load":
-                load(s3, asked.bucket, asked.objects, asked.list)
+                load(boto3.client("s3"), asked.bucket, asked.objects, asked.list)
+            case "prune":
+                prune(asked.objects, asked.backups)
     except (BotoCoreError, ClientError, OSError, ValueError) as error:
         sys.exit(f"error: bucket {asked.bucket}: {error}")
 

@@ -1,5 +1,6 @@
 """The commands that clean up: what dead processes have left open, and what nothing needs any more."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -8,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.console import command, say, size, table
-from flows.environment import prepare
+from flows.environment import is_reachable, prepare
 from flows.options import DebugOption, JsonOption, WorkspaceOption
 from flows.prefect_server import prefect_ready
+from storage.errors import NetworkError
+from storage.network import shown
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -33,6 +36,9 @@ def sweep(
     debug: DebugOption = False,
 ) -> Mapping[str, Any]:
     """Close the runs, in Prefect and in MLflow, whose processes are no more. Healthy ones are not touched."""
+    if (address := os.environ.get("PREFECT_API_URL")) and not is_reachable(address):
+        reason = "no Prefect server answers there; start it: the runs that it knows are to be closed"
+        raise NetworkError(shown(address), reason)
     place = prefect_ready(workspace, debug)
     from tasks.sweep import sweep as close_what_is_left
 
@@ -75,7 +81,7 @@ def collect_garbage(
     table(
         title,
         rows
-        | {"disk freed": size(garbage.freed_bytes)}
+        | {"freed": size(garbage.freed_bytes)}
         | ({"left": "; ".join(garbage.left)} if garbage.left else {}),
     )
     return asdict(garbage) | {"freed_bytes": garbage.freed_bytes, "dry_run": dry_run}

@@ -40,6 +40,8 @@ SETTINGS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+    # By default only events go; a nightly build would leave its runs, logs and cards in the database for ever. These go after 90 days.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     # In memory, as by default, a server that is killed forgets who holds a slot, and the slot is never free again.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # On the terminal, progress is our own bar and an error is one line; Prefect's log is on its pages.
@@ -61,7 +63,7 @@ def prepare(workspace: Workspace) -> str | None:
     os.environ[WORKSPACE_VARIABLE] = str(workspace.root)
     for variable, value in (SETTINGS | {"MPLCONFIGDIR": str(workspace.root / "matplotlib")}).items():
         os.environ.setdefault(variable, value)
-    if (address := os.environ.get("PREFECT_API_URL")) and not _is_reachable(address):
+    if (address := os.environ.get("PREFECT_API_URL")) and not is_reachable(address):
         say(f"[yellow]No Prefect server answers at {shown(address)}, which PREFECT_API_URL names.[/yellow]")
         del os.environ["PREFECT_API_URL"]
     if not any(variable in os.environ for variable in _CHOICES_OF_PREFECT):
@@ -73,7 +75,7 @@ def prepare(workspace: Workspace) -> str | None:
     return os.environ.get("PREFECT_API_URL")
 
 
-def _is_reachable(address: str) -> bool:
+def is_reachable(address: str) -> bool:
     """Whether something listens at the address; a server that wants a password does so too."""
     parsed = urlparse(address)
     port = parsed.port or (443 if parsed.scheme == "https" else 80)

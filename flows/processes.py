@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import subprocess  # nosec B404 # programs of ours are started, each without a shell
 import sys
@@ -18,6 +19,7 @@ _START_SECONDS = 120.0
 _STOP_SECONDS = 10.0
 _WRONG_INPUT = 2  # the exit code
 _MOST_RESTARTS, _RESTARTS_WITHIN_SECONDS = 5, 300.0
+_LONGEST_LOG_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +105,11 @@ class Processes:
         )
 
     def watch(self, ended: Callable[[str, int], None]) -> None:
-        """Starts again what ends by itself, after `ended(name, code)`. Returns never but by an error: RuntimeError if one keeps
-        ending."""
+        """Starts again what ends by itself, after `ended(name, code)`, and keeps logs short. Returns never but by an error:
+        RuntimeError if one keeps ending."""
         restarts = list[float]()
         while True:
+            self.shorten_logs()
             for number, service in enumerate(self._running):
                 if (code := service.process.poll()) is None:
                     continue
@@ -118,6 +121,16 @@ class Processes:
                 _signal_group(service, signal.SIGKILL)  # children that outlived it
                 self._running[number] = self._started(service.name, service.command, service.ends)
             time.sleep(1)
+
+    def shorten_logs(self) -> None:
+        """A log that is longer than 16 MiB begins anew; what it had lies beside it, as `.log.1`, until the next time.
+
+        Its program goes on writing to the same file, wherever that ends.
+        """
+        for log in {service.log for service in self._running}:
+            if log.stat().st_size > _LONGEST_LOG_BYTES:
+                shutil.copyfile(log, log.with_suffix(".log.1"))
+                os.truncate(log, 0)
 
     def _refuse_ended(self) -> None:
         for service in self._running:

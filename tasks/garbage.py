@@ -48,7 +48,7 @@ class Keeping:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pile:
-    """Garbage of a kind: how much of it, and what the disk has more of when all piles are gone."""
+    """Garbage of a kind: how much of it, and what the disk that has it has more of when all piles are gone."""
 
     kind: str
     items: int
@@ -78,7 +78,8 @@ class _Found:
 
 def look_for_garbage(workspace: Workspace, keeping: Keeping) -> Garbage:
     """What would go; nothing does."""
-    return _weighed(_find(workspace, keeping, Kept(workspace)))
+    kept = Kept(workspace)
+    return _weighed(_find(workspace, keeping, kept), kept)
 
 
 def remove_garbage(workspace: Workspace, keeping: Keeping) -> Garbage:
@@ -86,11 +87,9 @@ def remove_garbage(workspace: Workspace, keeping: Keeping) -> Garbage:
     with workspace.lock("garbage"), workspace.lock("build"), workspace.lock("runs"):
         kept = Kept(workspace)
         found = _find(workspace, keeping, kept)
-        weighed = _weighed(found)
-        for model in found.models:  # the record before the bytes: none leads to nothing
-            kept.forget_model(model)
-            if model.folder:
-                discard(model.folder.parent if model.folder.name == "artifacts" else model.folder)
+        weighed = _weighed(found, kept)
+        for model in found.models:
+            kept.discard_model(model.id, model.location)
         for checkpoint in found.checkpoints:
             remove_checkpoint(checkpoint)
         for paths in found.paths.values():
@@ -134,17 +133,19 @@ def _find(workspace: Workspace, keeping: Keeping, kept: Kept) -> _Found:
     return _Found(checkpoints=going, models=models, paths=paths, left=left)
 
 
-def _weighed(found: _Found) -> Garbage:
+def _weighed(found: _Found, kept: Kept) -> Garbage:
     groups = {
         "checkpoints": [one.path for one in found.checkpoints],
         "logged models": [one.folder for one in found.models if one.folder],
     } | found.paths
-    counts = {"logged models": len(found.models)}
     freed = freed_bytes(list(groups.values()))
     piles = [
-        Pile(kind=kind, items=counts.get(kind, len(paths)), freed_bytes=size)
+        Pile(kind=kind, items=len(paths), freed_bytes=size)
         for (kind, paths), size in zip(groups.items(), freed, strict=True)
     ]
+    if afar := [one for one in found.models if not one.folder]:
+        size = sum(map(kept.bytes_on_server, afar))
+        piles.append(Pile(kind="logged models on the server", items=len(afar), freed_bytes=size))
     return Garbage(piles=piles, left=found.left)
 
 

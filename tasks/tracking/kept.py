@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow.entities import LoggedModel, LoggedModelStatus, Run, ViewType
-from mlflow.exceptions import MlflowException
 
 from storage.workspace import Workspace
 from tasks.tracking.store import Store, local_path
@@ -27,7 +26,7 @@ class KnownVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredModel:
-    """A logged model: its id, kind, run, step if it is a checkpoint's, and its folder if that is on this disk."""
+    """A logged model: its id, kind, run, name (a checkpoint's), where its files are, and their folder if that is on this disk."""
 
     id: str
     kind: str
@@ -35,7 +34,12 @@ class StoredModel:
     run_id: str | None
     name: str
     created_at: float  # seconds since 1970
-    folder: Path | None
+    location: str
+
+    @property
+    def folder(self) -> Path | None:
+        """None if its files are on a server."""
+        return local_path(self.location)
 
 
 class Kept(Store):
@@ -67,13 +71,12 @@ class Kept(Store):
             if not token:
                 return
 
-    def forget_model(self, model: StoredModel) -> None:
-        """Deletes a logged model's record; its files are the caller's."""
-        try:
-            self.client.delete_logged_model(model.id)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # deleted by another, or before a kill
-                raise
+    def bytes_on_server(self, model: StoredModel, folder: str | None = None) -> int:
+        """Of a logged model's files that are not on this disk, as the server lists them."""
+        return sum(
+            self.bytes_on_server(model, one.path) if one.is_dir else int(one.file_size or 0)
+            for one in self.client.list_logged_model_artifacts(model.id, folder)
+        )
 
     def _runs(self, view: int) -> Iterator[Run]:
         token = None
@@ -120,5 +123,5 @@ def _stored(model: LoggedModel) -> StoredModel:
         run_id=model.source_run_id,
         name=model.name,
         created_at=model.creation_timestamp / 1000,
-        folder=local_path(model.artifact_location),
+        location=model.artifact_location,
     )

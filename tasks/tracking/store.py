@@ -9,8 +9,10 @@ from urllib.parse import unquote, urlparse
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from storage.network import shown
+from storage.removal import discard
 from storage.workspace import Workspace
 
 EXPERIMENT = "brickroad"
@@ -51,6 +53,21 @@ class Store:
     def is_elsewhere() -> bool:
         """Whether the user has chosen a tracking server, rather than the database in the workspace."""
         return "MLFLOW_TRACKING_URI" in os.environ
+
+    def discard_model(self, model_id: str, location: str) -> None:
+        """Deletes a logged model, its files first, wherever they are: while its record is there, what was killed is made again.
+
+        MLflow itself only marks it as deleted; files on a server would stay in its bucket for ever.
+        """
+        if place := local_path(location):
+            discard(place.parent if place.name == "artifacts" else place)
+        else:
+            get_artifact_repository(location, tracking_uri=self.uri).delete_artifacts()
+        try:
+            self.client.delete_logged_model(model_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # deleted by another, or before a kill
+                raise
 
     def _experiment(self) -> str:
         known = self.client.get_experiment_by_name(EXPERIMENT)

@@ -4,7 +4,6 @@ Points have their time, and the databases of MLflow keep one row of the same poi
 made. What else there is replaces what was there.
 """
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -136,11 +135,9 @@ class Teller:
         )
 
     def _dropped(self, step: int) -> None:
-        """Removes the models of a checkpoint, and their bytes where they are on this disk."""
+        """Removes the models of a checkpoint."""
         for model in self._models(step):
-            if place := local_path(model.artifact_location):
-                shutil.rmtree(place, ignore_errors=True)
-            self._client.delete_logged_model(model.model_id)
+            self.store.discard_model(model.model_id, model.artifact_location)
 
     def _models(self, step: int) -> list[LoggedModel]:
         return list(

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,9 @@ def test_a_service_is_pinned_limited_and_on_loopback(name: str) -> None:
     assert service["mem_limit"]
     assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
     assert service["restart"] == ("no" if name in ONE_SHOT else "unless-stopped")
-    assert name in ONE_SHOT or name.startswith("worker") or service["healthcheck"]["test"]
+    assert (
+        name in ONE_SHOT or name.startswith("worker") or name == "sweeper" or service["healthcheck"]["test"]
+    )
 
 
 def test_every_secret_comes_from_the_environment_and_must_be_set() -> None:
@@ -110,7 +113,22 @@ def test_only_who_needs_it_can_reach_the_bucket_and_the_databases() -> None:
         "mlflow",
         "backup",
     }
-    assert all(networks == {"front"} for name, networks in reach.items() if name.startswith("worker"))
+    on_one_network = {name for name, networks in reach.items() if networks == {"front"}}
+    assert on_one_network == {"worker-cpu", "worker-gpu", "sweeper", "register"}
+
+
+def test_a_server_that_starts_again_knows_who_holds_the_gpu() -> None:
+    """Leases are files of Prefect's home, by the settings in the folder where the image's programs start."""
+    settings = tomllib.loads((DEPLOY.parent / "prefect.toml").read_text(encoding="utf-8"))
+    assert settings["server"]["concurrency"]["lease_storage"].endswith(".filesystem")
+    assert "WORKDIR /brickroad" in (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
+    service = COMPOSE["services"]["prefect"]
+    assert service["volumes"] == [f"prefect:{service['environment']['PREFECT_HOME']}"]
+    pod = next(pod for one in RESOURCES if label(one) == "Deployment/prefect" and (pod := pod_of(one)))
+    (container,) = pod["containers"]
+    home = next(one["value"] for one in container["env"] if one["name"] == "PREFECT_HOME")
+    assert [(one["name"], one["mountPath"]) for one in container["volumeMounts"]] == [("home", home)]
+    assert pod["volumes"] == [{"name": "home", "persistentVolumeClaim": {"claimName": "prefect"}}]
 
 
 @pytest.mark.parametrize("resource", RESOURCES, ids=label)

@@ -1,5 +1,6 @@
 """`brickroad up` for real: a schedule builds, the new data set starts a training, that a registration; a signal leaves nothing."""
 
+import contextlib
 import json
 import os
 import signal
@@ -68,6 +69,11 @@ class Api:
             assert time.monotonic() < deadline, f"no {what}; runs: {self.states()}"
             time.sleep(1)
         return value
+
+    def is_well(self) -> bool:
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.address}/ready", timeout=5):
+            return True
+        return False
 
     def deployment(self, name: str) -> Any:
         return self.ask(f"deployments/name/{name}/{name}")
@@ -152,8 +158,14 @@ def test_a_schedule_builds_and_only_what_is_new_is_trained_on(
     )
 
     kill_a_holder_of_the_gpu(api)  # the first training has to get its slot
-    (pages,) = [one for one in children if "mlflow" in one.name() and "server" in one.cmdline()]
-    pages.kill()
+    for program in ("mlflow", "prefect"):
+        (server,) = [
+            one for one in psutil.Process(up.pid).children() if {program, "server"} <= set(words_of(one))
+        ]
+        server.kill()
+    wait_for_line(up, "prefect-server ended with code -9: starting it again")
+    api.until(api.is_well, "server that was started again")
+    assert api.ask(f"v2/concurrency_limits/{GPU}")["active_slots"] == 1, "who starts again does not know yet"
 
     # It is night: nothing was typed. Far enough ahead that a busy server has seen the schedule before its time has come.
     soon = (datetime.now(UTC) + timedelta(seconds=90)).isoformat()
@@ -201,6 +213,11 @@ def test_a_schedule_builds_and_only_what_is_new_is_trained_on(
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive, f"left running: {alive}"
     assert not workspace.services_file.exists()
+
+
+def words_of(process: psutil.Process) -> list[str]:
+    """What it was called with, without folders."""
+    return [Path(word).name for word in process.cmdline()]
 
 
 def kill_a_holder_of_the_gpu(api: Api) -> None:

@@ -9,6 +9,7 @@ import mlflow
 import pytest
 from tiny_data import build_plainly, tiny_documents
 from tiny_trainings import TINY
+from tracking_servers import tracking_server
 
 from storage.checkpoints import list_checkpoints
 from storage.datasets import Dataset, find_dataset, list_datasets, verify_dataset
@@ -21,7 +22,7 @@ from tasks.evaluation import evaluate_checkpoint
 from tasks.garbage import Keeping, look_for_garbage, remove_garbage
 from tasks.loading import load_model
 from tasks.registry import FoundModel, find_model, register
-from tasks.tracking import Tracker
+from tasks.tracking import Tracker, store
 from tasks.training import train
 from tasks.training_request import Cadence, TrainedModel, TrainingRequest
 
@@ -158,7 +159,7 @@ def test_a_removal_that_was_killed_is_made_to_its_end(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(garbage, "discard", killed)
+        patch.setattr(store, "discard", killed)
         with pytest.raises(KeyboardInterrupt):
             remove_garbage(workspace, Keeping())
     assert calls
@@ -186,3 +187,35 @@ def test_bytes_with_another_name_are_not_freed(tmp_path: Path) -> None:
 def test_fewer_than_one_checkpoint_is_refused() -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         replace(Keeping(), best=0)
+
+
+def test_files_on_a_server_go_too(
+    dataset: Dataset,
+    workspace: Workspace,
+    tmp_path: Path,
+    tracking_template: Path,
+    an_hour_later: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tracking_server(tmp_path / "server", tracking_template) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.url)
+        gone, plain = trained_on(dataset, workspace), trained_on(dataset, workspace, seed=2)
+        kept_at_training = {
+            (one.path.parent.name, one.step)
+            for run in (gone, plain)
+            for one in list_checkpoints(workspace.checkpoints / run.run_id)
+        }
+        assert len(kept_at_training) < 12, "each has dropped some of its six"
+        files = tmp_path / "server" / "artifacts"
+        assert len(list(files.glob("*/models/*/artifacts/network.safetensors"))) == len(kept_at_training)
+
+        tracker = Tracker(workspace)
+        tracker.client.delete_run(gone.run_id)
+        found = look_for_garbage(workspace, Keeping())
+        before = sum(path.stat().st_size for path in files.rglob("*") if path.is_file())
+        assert remove_garbage(workspace, Keeping()) == found
+        after = sum(path.stat().st_size for path in files.rglob("*") if path.is_file())
+        assert before - after == of_kind(found, "logged models on the server").freed_bytes > 0
+        staying = len(list_checkpoints(workspace.checkpoints / plain.run_id))
+        assert len(list(files.glob("*/models/*/artifacts/network.safetensors"))) == staying
+        assert len(tracker.client.search_logged_models([tracker.experiment_id])) == staying
