@@ -13,6 +13,7 @@ from flows.environment import is_reachable, prepare
 from flows.options import DebugOption, JsonOption, WorkspaceOption
 from flows.prefect_server import prefect_ready
 from storage.errors import NetworkError
+from storage.leases import inherit_leases
 from storage.network import shown
 from storage.workspace import Workspace
 
@@ -22,13 +23,24 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command(epilog="Examples:  brickroad sweep   ·   brickroad sweep --every 30")
+@app.command(
+    epilog="Examples:  brickroad sweep   ·   brickroad sweep --every 30   ·   brickroad sweep --gone node-7"
+)
 @command
 def sweep(
     every: Annotated[
         float | None,
         typer.Option(
             "--every", min=1, help="Again after so many seconds, until a signal.", show_default=False
+        ),
+    ] = None,
+    gone: Annotated[
+        str | None,
+        typer.Option(
+            "--gone",
+            metavar="HOST",
+            help="A machine that is no more: its runs are closed here.",
+            show_default=False,
         ),
     ] = None,
     workspace: WorkspaceOption = None,
@@ -39,6 +51,8 @@ def sweep(
     if (address := os.environ.get("PREFECT_API_URL")) and not is_reachable(address):
         reason = "no Prefect server answers there; start it: the runs that it knows are to be closed"
         raise NetworkError(shown(address), reason)
+    if gone is not None:
+        inherit_leases(Workspace.at(workspace).leases, gone)
     place = prefect_ready(workspace, debug)
     from tasks.sweep import sweep as close_what_is_left
 

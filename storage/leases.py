@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 from storage.errors import StorageError
-from storage.files import PARTIAL_SUFFIX, named_errors
+from storage.files import PARTIAL_SUFFIX, named_errors, write_json
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _held_here: "weakref.WeakSet[HeldLease]" = weakref.WeakSet()
@@ -117,6 +117,19 @@ def is_alive(folder: Path, lease_id: str) -> Lease | None:
     with suppress(FileNotFoundError), _opened(_path(folder, lease_id)) as (lease, is_free):
         return None if _standing(lease, is_free) == "dead" else lease
     return None
+
+
+def inherit_leases(folder: Path, host: str) -> list[Lease]:
+    """The leases of a host that is no more, as a person says: from now on they are of this machine, so that those that nobody
+    holds are dead. Raises ValueError if no lease is of that host."""
+    elsewhere = [lease for lease, how in leases(folder) if how == "elsewhere"]
+    found = [lease for lease in elsewhere if lease.host == host]
+    if not found:
+        hosts = ", ".join(sorted({lease.host for lease in elsewhere})) or "none"
+        raise ValueError(f"{folder}: no lease here is of another machine named {host!r}; there are: {hosts}")
+    for lease in found:
+        write_json(_path(folder, lease.id), asdict(lease) | {"boot": boot_id()})
+    return found
 
 
 def remove_lease(folder: Path, lease: Lease) -> None:

@@ -48,7 +48,9 @@ def sweep(workspace: Workspace) -> Swept:
     at once."""
     swept = Swept(
         left_alone=[
-            f"{one}: of another machine" for one, how in leases(workspace.leases) if how == "elsewhere"
+            f"{one}: of another machine; if that is no more: brickroad sweep --gone {one.host}"
+            for one, how in leases(workspace.leases)
+            if how == "elsewhere"
         ]
     )
     try:

@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -67,6 +68,17 @@ def examined(stack: TeamStack, place: Path, **wrong: str) -> dict[str, dict[str,
     return {one["what"]: one for one in json.loads(done.stdout)["findings"]}
 
 
+def bucket_client(stack: TeamStack) -> Any:
+    """As its owner sees it."""
+    return boto3.client(
+        "s3",
+        endpoint_url=stack.s3_url,
+        aws_access_key_id="brickroad",
+        aws_secret_access_key=stack.secrets.s3,
+        region_name="us-east-1",
+    )
+
+
 def road(corpus: Path) -> list[object]:
     """The arguments of a run that is over in a moment."""
     tiny = [part for key, value in TINY.items() for part in ("--set", f"{key}={value}")]
@@ -111,6 +123,12 @@ def test_the_databases_go_away_in_the_middle_of_a_training_and_it_ends_right(
         )
     states = stack.psql("prefect", "SELECT state_type FROM flow_run WHERE name LIKE 'train %'").split()
     assert states == ["COMPLETED"]
+    standing = stack.psql("mlflow", "SELECT model_id FROM logged_models WHERE lifecycle_stage = 'active'")
+    pages = bucket_client(stack).get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    keys = [one["Key"] for page in pages for one in page["Contents"]]
+    stored = {key.split("/models/")[1].split("/")[0] for key in keys if "/models/" in key}
+    assert stored == set(standing.split()), "files of checkpoints that were dropped are gone"
+    assert int(stack.psql("mlflow", "SELECT count(*) FROM logged_models")) > len(stored)
 
 
 def test_the_road_on_the_team_stack_its_troubles_and_its_backup(
@@ -122,13 +140,7 @@ def test_the_road_on_the_team_stack_its_troubles_and_its_backup(
     second = facts(brickroad(stack, place, *road(tiny_corpus)))
     assert (second["model_alias"], second["built_parts"]) == ("challenger", 0)
     assert not (place / "mlflow").exists(), "all of it is on the servers"
-    s3 = boto3.client(
-        "s3",
-        endpoint_url=stack.s3_url,
-        aws_access_key_id="brickroad",
-        aws_secret_access_key=stack.secrets.s3,
-        region_name="us-east-1",
-    )
+    s3 = bucket_client(stack)
     keys = [one["Key"] for one in s3.list_objects_v2(Bucket=BUCKET)["Contents"]]
     assert any(key.endswith(("network.safetensors", ".safetensors")) for key in keys), keys[:20]
 
@@ -167,6 +179,12 @@ def test_the_road_on_the_team_stack_its_troubles_and_its_backup(
 
     backups = tmp_path / "backups"
     stack.script("backup.sh", backups, BRICKROAD_WORKSPACE=str(place))
+    (backups / "20200101T000000Z").mkdir()  # one that was never finished
+    (backups / "objects" / ("0" * 64)).write_bytes(b"of a back-up that is gone")
+    stack.script("backup.sh", backups, 1, BRICKROAD_WORKSPACE=str(place))
+    (saved,) = (one for one in backups.iterdir() if one.name not in ("objects", ".lock"))
+    named = {one["sha256"] for one in json.loads((saved / "bucket.json").read_text())}
+    assert {one.name for one in (backups / "objects").iterdir()} == named
     stack.postgres.stop()
     assert "database" in refused(brickroad(stack, place, *road(tiny_corpus)))
     found = examined(stack, place)
@@ -180,7 +198,6 @@ def test_the_road_on_the_team_stack_its_troubles_and_its_backup(
         stack.psql("postgres", f"DROP DATABASE {database} WITH (FORCE)")
     stack.start_storage()
     stack.script("databases.sh", PGUSER="postgres", PGPASSWORD=stack.secrets.postgres)
-    (saved,) = (one for one in backups.iterdir() if one.name != "objects")
     stack.script("restore.sh", saved)
     stack.start_servers()
     assert facts(brickroad(stack, elsewhere, *writing))["text"] == written, "the champion of before"

@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from storage.leases import LeaseError, dead_leases, is_alive, leases, remove_lease, take_lease
+from storage.leases import (
+    LeaseError,
+    dead_leases,
+    inherit_leases,
+    is_alive,
+    leases,
+    remove_lease,
+    take_lease,
+)
 
 _HOLDER = """
 import os, subprocess, sys, time
@@ -84,6 +92,22 @@ def test_the_lease_of_another_machine_is_left_alone_and_that_of_an_earlier_start
     assert is_alive(tmp_path, held.lease.id), "as far as can be told"
     path.write_text(json.dumps(facts | {"boot": "another"}))
     assert len(list(dead_leases(tmp_path))) == 1, "this machine was started anew: nothing lives on"
+
+
+def test_the_leases_of_a_machine_that_is_no_more_are_inherited(tmp_path: Path) -> None:
+    dead, alive = take_lease(tmp_path, "dead", {}), take_lease(tmp_path, "alive", {})
+    for held in (dead, alive):
+        path = tmp_path / f"{held.lease.id}.json"
+        facts = json.loads(path.read_text()) | {"boot": "another", "host": "node-7"}
+        path.write_text(json.dumps(facts))  # into the same file: the lock stays
+    dead.release()
+    with pytest.raises(ValueError, match="is of another machine named 'node-8'; there are: node-7"):
+        inherit_leases(tmp_path, "node-8")
+    assert [lease.what for lease in inherit_leases(tmp_path, "node-7")] == ["dead"]
+    assert [lease.what for lease in dead_leases(tmp_path)] == ["dead"]
+    assert [how for _, how in leases(tmp_path)] == ["dead", "alive"], (
+        "what is locked is alive, whoever says what"
+    )
 
 
 def test_what_is_no_lease_is_named(tmp_path: Path) -> None:
