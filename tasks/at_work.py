@@ -130,16 +130,16 @@ class _Overseer:
                 return
 
     def _until_cancelled(self) -> None:
-        while not self._is_over.wait(_ASK_SECONDS):
-            self._beat()
-            with contextlib.suppress(Exception):  # the server is busy, or down: it is asked again
-                with get_client(sync_client=True) as client:
+        with get_client(sync_client=True) as client:  # to make one costs ten times what a question does
+            while not self._is_over.wait(_ASK_SECONDS):
+                self._beat()
+                with contextlib.suppress(Exception):  # the server is busy, or down: it is asked again
                     state = client.read_flow_run(cast(Any, self._flow_run_id)).state
-                if state is not None and state.is_cancelling() and not self._is_over.is_set():
-                    self.is_cancelled = True
-                    print("This flow run was cancelled: it saves, and ends.", file=sys.stderr)
-                    os.kill(os.getpid(), signal.SIGTERM)
-                    return
+                    if state is not None and state.is_cancelling() and not self._is_over.is_set():
+                        self.is_cancelled = True
+                        print("This flow run was cancelled: it saves, and ends.", file=sys.stderr)
+                        os.kill(os.getpid(), signal.SIGTERM)
+                        return
 
     def _beat(self) -> None:
         if time.monotonic() - self._last_beat > _BEAT_SECONDS:

@@ -23,7 +23,7 @@ from rich.text import Text
 
 from tasks.progress_artifact import ProgressArtifact
 
-_ARTIFACT_SECONDS = 2.0
+_ARTIFACT_SECONDS = 5.0
 _LINE_SECONDS = 15.0  # between lines where there is no terminal to draw a bar on
 _QUIET_SECONDS = 2.0  # what takes less is not worth a line
 
@@ -88,8 +88,10 @@ class Watch:
             self._bar.stop()
         elif time.monotonic() - self._began > _QUIET_SECONDS:
             self._print_line()
-        if self._artifact and kind is None:
-            self._artifact.finish(f"{self.what}: {self._line()}")
+        if self._artifact:
+            if kind is None:
+                self._artifact.finish(f"{self.what}: {self._line()}")
+            self._artifact.close()
 
     def advance(self, units: int, facts: str = "") -> None:
         """`units` more are done; `facts` is what else is worth a glance, such as the loss."""

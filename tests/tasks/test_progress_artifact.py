@@ -5,7 +5,7 @@ import sys
 from uuid import uuid4
 
 import pytest
-from prefect import flow
+from prefect import flow, get_client
 from prefect.artifacts import Artifact
 from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -28,9 +28,10 @@ def test_the_page_hears_the_last_word(prefect_server: None) -> None:
 
 def test_a_server_that_is_away_is_said_once(prefect_server: None, capsys: pytest.CaptureFixture[str]) -> None:
     with temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api", PREFECT_CLIENT_MAX_RETRIES: 0}):
-        artifact = ProgressArtifact(uuid4())
+        artifact = ProgressArtifact(uuid4(), get_client(sync_client=True))
         artifact.tell(10.0, "working")
         artifact.finish("worked")
+        artifact.close()
     said = capsys.readouterr().err.splitlines()
     assert len([line for line in said if "Prefect does not take how far it is" in line]) == 1
 
