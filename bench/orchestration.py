@@ -41,18 +41,24 @@ def main() -> None:
     )
     parser.add_argument("--shards", help="a folder of .xz shards to build from")
     parser.add_argument("--limit-shards", type=int, default=None)
+    parser.add_argument("--tokenizer", default="char")
     parser.add_argument("--dataset", help="a data set to train on, by its path")
     parser.add_argument("--preset", default="course")
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--task-runs", type=int, help="how many that do nothing, such as 4000")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=None, help="where to work; by default a temporary one")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=None,
+        help="where to work; by default a temporary one; /dev/shm is without a disk's moods",
+    )
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         prefect_ready(Path(folder), debug=False)
         found: dict[str, Any] = {"processors": os.cpu_count(), "repeats": arguments.repeats}
         if arguments.shards:
-            works = building(arguments.shards, arguments.limit_shards)
+            works = building(arguments.shards, arguments.limit_shards, arguments.tokenizer)
             found["build"] = compared(works, arguments.repeats, Path(folder))
         if arguments.dataset:
             works = training(arguments.dataset, arguments.preset, arguments.steps)
@@ -62,7 +68,7 @@ def main() -> None:
         print(json.dumps(found, indent=1))
 
 
-def building(shards: str, limit_shards: int | None) -> tuple[Work, Work]:
+def building(shards: str, limit_shards: int | None, tokenizer: str) -> tuple[Work, Work]:
     """A cold build: as plain functions, and as the flow."""
     from flows.build_dataset import build_dataset
     from tasks.build import build_in_steps
@@ -70,7 +76,7 @@ def building(shards: str, limit_shards: int | None) -> tuple[Work, Work]:
     from tasks.steps import PlainSteps
     from tasks.workers import Workers, chosen_workers
 
-    config = CorpusConfig(corpus=shards, name="bench", limit_shards=limit_shards)
+    config = CorpusConfig(corpus=shards, name="bench", limit_shards=limit_shards, tokenizer=tokenizer)
 
     def plain(folder: Path) -> Any:
         return build_in_steps(
