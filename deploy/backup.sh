@@ -19,7 +19,10 @@ umask 077 # MLflow's users and their hashed passwords are in here
 mkdir -p "$folder"
 exec {lock}> "$folder/.lock"
 flock --nonblock "$lock" || { echo "error: $folder: another back-up is on its way; wait for it" >&2; exit 1; }
-earlier=$(find "$folder" -mindepth 2 -maxdepth 2 -name SHA256SUMS -printf '%h\n' | sort | tail -n 1)
+finished() { # all back-ups that are whole, the oldest first
+  find "$folder" -mindepth 2 -maxdepth 2 -name SHA256SUMS -printf '%h\n' | sort
+}
+earlier=$(finished | tail -n 1)
 new=$folder/$(date --utc +%Y%m%dT%H%M%SZ)
 mkdir "$new"
 PGPASSWORD=$PREFECT_DATABASE_PASSWORD pg_dump --format custom --username prefect --file "$new/prefect.dump" prefect
@@ -35,7 +38,7 @@ fi
 (cd "$new" && sha256sum -- * > .sums && mv .sums SHA256SUMS && sync .)
 echo "backed up to $new"
 
-kept=$(find "$folder" -mindepth 2 -maxdepth 2 -name SHA256SUMS -printf '%h\n' | sort | tail -n "$keep")
+kept=$(finished | tail -n "$keep")
 find "$folder" -mindepth 1 -maxdepth 1 -type d -name '*T*Z' | while read -r old; do
   if ! grep --quiet --fixed-strings --line-regexp -- "$old" <<< "$kept"; then
     rm -f "$old/SHA256SUMS" # first: what is half removed is no back-up

@@ -17,6 +17,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any, ParamSpec, TypeVar, cast
 
 from prefect import get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.context import FlowRunContext, SettingsContext, get_settings_context
 from prefect.events import emit_event
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY
@@ -133,13 +134,17 @@ class _Overseer:
         with get_client(sync_client=True) as client:  # to make one costs ten times what a question does
             while not self._is_over.wait(_ASK_SECONDS):
                 self._beat()
-                with contextlib.suppress(Exception):  # the server is busy, or down: it is asked again
-                    state = client.read_flow_run(cast(Any, self._flow_run_id)).state
-                    if state is not None and state.is_cancelling() and not self._is_over.is_set():
-                        self.is_cancelled = True
-                        print("This flow run was cancelled: it saves, and ends.", file=sys.stderr)
-                        os.kill(os.getpid(), signal.SIGTERM)
-                        return
+                if self._is_cancelling(client) and not self._is_over.is_set():
+                    self.is_cancelled = True
+                    print("This flow run was cancelled: it saves, and ends.", file=sys.stderr)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+
+    def _is_cancelling(self, client: SyncPrefectClient) -> bool:
+        with contextlib.suppress(Exception):  # the server is busy, or down: it is asked again
+            state = client.read_flow_run(cast(Any, self._flow_run_id)).state
+            return state is not None and state.is_cancelling()
+        return False
 
     def _beat(self) -> None:
         if time.monotonic() - self._last_beat > _BEAT_SECONDS:

@@ -52,9 +52,7 @@ from tasks.workers import Workers
 T = TypeVar("T")
 
 _GROUPS_A_WORKER = 8  # the last one of 500 shards, with two workers, has two or three of them
-_MANY_GROUPS = (
-    200  # from here on workers have fewer, since a task run costs 12 ms (bench.orchestration --task-runs)
-)
+_MANY_GROUPS = 200  # beyond these workers have fewer: a task run costs 14 ms (bench.orchestration)
 _FEWEST_GROUPS_A_WORKER = 4  # with one or two each the first worker would end last (docs/scaling.md)
 SAMPLED_BYTES = 32 << 20  # of text, to learn byte-pair merges from
 _SAMPLED_ONE_IN = 10  # at least, of the documents of each shard that is looked at
