@@ -104,7 +104,8 @@ class Road:
             ],
             "worker": ["prefect", "worker", "start", "--pool", POOL, "--type", "process"],
         }  # fmt: skip
-        processes.start(name, commands[name])
+        at_our_death = signal.SIGKILL if name == "worker" else signal.SIGTERM
+        processes.start(name, commands[name], at_our_death=at_our_death)
         if name != "worker":
             processes.wait_for(name, f"{self.api if name == 'prefect' else self.mlflow}/health")
 
@@ -325,7 +326,8 @@ class Round:
         deadline = time.monotonic() + 120
         while self.road.marked() and time.monotonic() < deadline:
             time.sleep(0.5)
-        for _ in range(60):
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
             swept = self.road.command("sweep")
             if swept.wait(180):
                 self.outcome.wrong.append(f"round {self.number}: the sweep failed, see logs/commands.log")

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -31,6 +32,7 @@ class Service:
     process: "subprocess.Popen[bytes]"
     log: Path
     ends: bool  # by itself, when its work is done
+    at_our_death: signal.Signals  # what the system sends it when we are killed
 
 
 class Processes:
@@ -60,12 +62,14 @@ class Processes:
             service.process.wait()
         self._running = []
 
-    def start(self, name: str, command: list[str], *, ends: bool = False) -> None:
+    def start(
+        self, name: str, command: list[str], *, ends: bool = False, at_our_death: signal.Signals = signal.SIGTERM
+    ) -> None:
         """Starts a program of this environment in a session of its own: Ctrl-C at the terminal does not reach it."""
         (self.logs / f"{name}.log").unlink(missing_ok=True)
-        self._running.append(self._started(name, command, ends))
+        self._running.append(self._started(name, command, ends, at_our_death))
 
-    def _started(self, name: str, command: list[str], ends: bool) -> Service:
+    def _started(self, name: str, command: list[str], ends: bool, at_our_death: signal.Signals) -> Service:
         log = self.logs / f"{name}.log"
         with log.open("ab") as file:
             process = subprocess.Popen(  # nosec B603 # the command is ours; no shell
@@ -74,9 +78,11 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 env=self._environment,
                 start_new_session=True,
-                preexec_fn=end_with_parent,
+                preexec_fn=partial(end_with_parent, at_our_death),
             )
-        return Service(name=name, command=command, process=process, log=log, ends=ends)
+        return Service(
+            name=name, command=command, process=process, log=log, ends=ends, at_our_death=at_our_death
+        )
 
     def wait_for_end(self, name: str) -> None:
         """Returns when a program that ends by itself has done its work. Raises as `wait_for` does if one fails."""
@@ -119,7 +125,9 @@ class Processes:
                 restarts.append(time.monotonic())
                 ended(service.name, code)
                 _signal_group(service, signal.SIGKILL)  # children that outlived it
-                self._running[number] = self._started(service.name, service.command, service.ends)
+                self._running[number] = self._started(
+                    service.name, service.command, service.ends, service.at_our_death
+                )
             time.sleep(1)
 
     def shorten_logs(self) -> None:

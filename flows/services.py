@@ -58,7 +58,8 @@ def _serve(workspace: Workspace, deployments: Path, prefect_port: int, mlflow_po
                 services.start("mlflow", _mlflow_command(mlflow_uri, workspace, mlflow_port))
             services.wait_for("prefect-server", f"{api}/work_pools/{POOLS[-1]}")
             for pool in POOLS:
-                services.start(f"worker-{pool}", _worker_command(pool))
+                # Asked to end, a worker without its server waits for ever; its runs see that it is dead, save, and end.
+                services.start(f"worker-{pool}", _worker_command(pool), at_our_death=signal.SIGKILL)
             services.wait_for_end("set-up")
             if mlflow_uri:
                 services.wait_for("mlflow", f"{mlflow}/health")

@@ -9,10 +9,11 @@ import functools
 import inspect
 import os
 import signal
+import stat
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar, copy_context
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -36,6 +37,7 @@ _STARTED_BY_WORKER = "PREFECT__FLOW_RUN_ID"
 _LOOK_SECONDS = 1.0
 _ASK_SECONDS = 5.0
 _SAVING_SECONDS = 300.0  # for a checkpoint, after the worker has died
+_OUTPUTS = (1, 2)  # stdout and stderr
 _BEAT_SECONDS = 60.0  # between signs of life, by which tasks/overview.py knows who is silent
 _is_within: ContextVar[bool] = ContextVar("_is_within", default=False)
 _last: list[HeldLease] = []  # of the flow run before, in a process that makes several
@@ -121,14 +123,15 @@ class _Overseer:
 
     def _until_the_worker_is_dead(self) -> None:
         parent = os.getppid()
-        while not self._is_over.wait(_LOOK_SECONDS):
-            self._beat()
-            if os.getppid() != parent:
-                print("The worker of this flow run is dead: it saves, and ends.", file=sys.stderr)
-                os.kill(os.getpid(), signal.SIGTERM)
-                if not self._is_over.wait(_SAVING_SECONDS):
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return
+        with _readable_outputs():
+            while not self._is_over.wait(_LOOK_SECONDS):
+                self._beat()
+                if os.getppid() != parent:
+                    _say_nothing_more()
+                    os.kill(os.getpid(), signal.SIGTERM)  # it saves, and ends
+                    if not self._is_over.wait(_SAVING_SECONDS):
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return
 
     def _until_cancelled(self) -> None:
         with get_client(sync_client=True) as client:  # to make one costs ten times what a question does
@@ -136,7 +139,8 @@ class _Overseer:
                 self._beat()
                 if self._is_cancelling(client) and not self._is_over.is_set():
                     self.is_cancelled = True
-                    print("This flow run was cancelled: it saves, and ends.", file=sys.stderr)
+                    with contextlib.suppress(OSError):  # nobody may be there to read it
+                        print("This flow run was cancelled: it saves, and ends.", file=sys.stderr)
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
 
@@ -151,3 +155,24 @@ class _Overseer:
             self._last_beat = time.monotonic()
             with contextlib.suppress(Exception):  # a sign that cannot be given must not end the watch
                 emit_event("prefect.flow-run.heartbeat", self._resource)  # by a thread of Prefect's
+
+
+@contextlib.contextmanager
+def _readable_outputs() -> Iterator[None]:
+    """In it nothing that this process prints is an error, though the worker, which reads it, dies: else the first line after
+    that were one, and a training would end without having saved. Where /proc is (Linux); what is no pipe needs no reader."""
+    with contextlib.ExitStack() as stack:
+        for output in _OUTPUTS:
+            with contextlib.suppress(OSError):
+                if stat.S_ISFIFO(os.fstat(output).st_mode):
+                    reader = os.open(f"/proc/self/fd/{output}", os.O_RDONLY | os.O_NONBLOCK)
+                    stack.callback(os.close, reader)
+        yield
+
+
+def _say_nothing_more() -> None:
+    """Nobody reads what is printed, and a pipe that is full would hold up who prints."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for output in _OUTPUTS:
+        os.dup2(nowhere, output)
+    os.close(nowhere)

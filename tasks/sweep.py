@@ -26,6 +26,7 @@ from tasks.left_runs import close_left_runs, tell_what_is_left
 _OPEN = (StateType.RUNNING, StateType.CANCELLING)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _ENGINE_VARIABLE = "PREFECT__FLOW_RUN_ID"
+_UNSURE_SECONDS = 1.0  # a process seems to begin up to so much early: Linux tells when it was booted in whole seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,10 +114,10 @@ def _see_to_workers_runs(client: SyncPrefectClient, workspace: Workspace, swept:
     found = [run for run in client.read_flow_runs(flow_run_filter=taken) if str(run.id) not in held]
     if not found:
         return
-    engines, oldest_worker = _processes()
+    engines, oldest_worker = _processes(PREFECT_API_URL.value() or "")
     for run in found:
         assert run.state is not None, "it was found by its state"
-        if str(run.id) in engines or oldest_worker < run.state.timestamp.timestamp():
+        if str(run.id) in engines or oldest_worker + _UNSURE_SECONDS < run.state.timestamp.timestamp():
             continue
         if run.state.is_pending():
             client.set_flow_run_state(
@@ -127,15 +128,17 @@ def _see_to_workers_runs(client: SyncPrefectClient, workspace: Workspace, swept:
             swept.flow_runs.extend(_closed(client, run, "its process and its worker are no more"))
 
 
-def _processes() -> tuple[set[str], float]:
-    """Flow runs that processes of this machine are at, and when the oldest worker began, in seconds since 1970."""
+def _processes(server: str) -> tuple[set[str], float]:
+    """Flow runs that processes of this machine are at, and when the oldest worker of this server began, in seconds since 1970."""
     engines, oldest_worker = set[str](), float("inf")
+    port = urllib.parse.urlparse(server).port
     for process in psutil.process_iter():
         try:
-            words = process.cmdline()
-            if "worker" in words and any(word.endswith("prefect") for word in words):
+            words, variables = process.cmdline(), process.environ()
+            engines.add(variables.get(_ENGINE_VARIABLE, ""))
+            is_worker = "worker" in words and any(word.endswith("prefect") for word in words)
+            if is_worker and urllib.parse.urlparse(variables.get(PREFECT_API_URL.name, server)).port == port:
                 oldest_worker = min(oldest_worker, process.create_time())
-            engines.add(process.environ().get(_ENGINE_VARIABLE, ""))
         except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):  # ended, or another user's
             continue
     return engines, oldest_worker

@@ -1,5 +1,6 @@
 """What dead processes have left is closed, in MLflow and in Prefect; what is alive is not touched; the next run goes on."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -197,3 +198,48 @@ def test_flow_runs_of_dead_processes_are_closed_and_others_are_not(
         assert sweep(workspace).is_nothing
         alive.release()
         assert sweep(workspace).flow_runs == [str(ids["alive"])]
+
+
+def test_runs_whose_worker_is_no_more_are_closed_or_begin_again(
+    prefect_api: dict[str, str], workspace: Workspace
+) -> None:
+    from prefect import flow, get_client
+    from prefect.states import Pending, Running
+
+    from tasks.sweep import sweep
+
+    @flow
+    def nothing() -> None: ...
+
+    def process(**variables: str) -> "subprocess.Popen[str]":
+        """One that looks like a worker, and has begun."""
+        program = "print(flush=True); import time; time.sleep(600)"
+        command = [sys.executable, "-c", program, "prefect", "worker"]
+        started = subprocess.Popen(command, env=os.environ | variables, stdout=subprocess.PIPE, text=True)
+        assert started.stdout is not None
+        assert started.stdout.readline() == "\n"
+        return started
+
+    with get_client(sync_client=True) as client, contextlib.ExitStack() as stack:
+
+        def begun(**variables: str) -> None:
+            stack.callback(lambda one: (one.kill(), one.communicate()), process(**variables))
+
+        begun(PREFECT_API_URL="http://127.0.0.1:9/api")  # a worker of another server
+        time.sleep(2.5)
+        deployment = client.create_deployment(client.create_flow(nothing), "nothing")
+        ids = {}
+        for name in ("taken", "at work", "begun"):
+            run = client.create_flow_run_from_deployment(deployment, name=name)
+            state = Pending() if name == "taken" else Running()
+            client.set_flow_run_state(run.id, state, force=True)
+            ids[name] = str(run.id)
+        begun(PREFECT__FLOW_RUN_ID=ids["at work"], PREFECT_API_URL="http://127.0.0.1:9/api")
+        begun(**prefect_api)  # in the place of the worker that was at them
+        swept = sweep(workspace)
+        assert (swept.rescheduled, swept.flow_runs) == ([ids["taken"]], [ids["begun"]])
+        time.sleep(2.5)
+        client.set_flow_run_state(ids["taken"], Pending(), force=True)  # type: ignore[arg-type]
+        assert sweep(workspace).is_nothing, "the new worker may be at it"
+        for one in ids.values():
+            client.delete_flow_run(one)  # type: ignore[arg-type]
