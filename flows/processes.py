@@ -63,7 +63,12 @@ class Processes:
         self._running = []
 
     def start(
-        self, name: str, command: list[str], *, ends: bool = False, at_our_death: signal.Signals = signal.SIGTERM
+        self,
+        name: str,
+        command: list[str],
+        *,
+        ends: bool = False,
+        at_our_death: signal.Signals = signal.SIGTERM,
     ) -> None:
         """Starts a program of this environment in a session of its own: Ctrl-C at the terminal does not reach it."""
         (self.logs / f"{name}.log").unlink(missing_ok=True)

@@ -26,7 +26,9 @@ from tasks.left_runs import close_left_runs, tell_what_is_left
 _OPEN = (StateType.RUNNING, StateType.CANCELLING)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _ENGINE_VARIABLE = "PREFECT__FLOW_RUN_ID"
-_UNSURE_SECONDS = 1.0  # a process seems to begin up to so much early: Linux tells when it was booted in whole seconds
+_UNSURE_SECONDS = (
+    1.0  # a process seems to begin up to so much early: Linux tells when it was booted in whole seconds
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

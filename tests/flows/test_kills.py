@@ -14,4 +14,5 @@ ROOT = Path(__file__).parent.parent.parent
 def test_a_killed_flow_a_cancelled_one_and_a_killed_worker_end_right() -> None:
     environment = without_prefect()
     command = [sys.executable, "-m", "bench.kills", "--kills", "3", "--seed", "1"]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)  # it ends with 1 if one thing was wrong, and says what
+    done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+    assert done.returncode == 0, "what was wrong stands above"
