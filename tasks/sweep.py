@@ -95,10 +95,14 @@ def _closed(client: SyncPrefectClient, run: FlowRun, reason: str) -> Iterator[st
     tasks = filters.TaskRunFilter(state=state)
     for task in client.read_task_runs(flow_run_filter=of_run, task_run_filter=tasks):
         client.set_task_run_state(task.id, Crashed(message=reason), force=True)
-    if run.state is not None and run.state.type in _OPEN:
-        end = Cancelled if run.state.is_cancelling() else Crashed
+    if _is_open(run):
+        end = Cancelled if run.state_type == StateType.CANCELLING else Crashed
         client.set_flow_run_state(run.id, end(message=reason), force=True)
         yield str(run.id)
+
+
+def _is_open(run: FlowRun) -> bool:
+    return run.state_type in _OPEN
 
 
 def _see_to_workers_runs(client: SyncPrefectClient, workspace: Workspace, swept: Swept) -> None:
@@ -117,17 +121,17 @@ def _see_to_workers_runs(client: SyncPrefectClient, workspace: Workspace, swept:
     if not found:
         return
     engines, oldest_worker = _processes(PREFECT_API_URL.value() or "")
-    for run in found:
+    for run in (each for each in found if str(each.id) not in engines):
         assert run.state is not None, "it was found by its state"
-        if str(run.id) in engines or oldest_worker + _UNSURE_SECONDS < run.state.timestamp.timestamp():
-            continue
         if run.state.is_pending():
-            client.set_flow_run_state(
-                run.id, Scheduled(message="its worker died before it began"), force=True
-            )
-            swept.rescheduled.append(str(run.id))
-        else:
-            swept.flow_runs.extend(_closed(client, run, "its process and its worker are no more"))
+            if run.state.timestamp.timestamp() < oldest_worker + _UNSURE_SECONDS:
+                again = Scheduled(message="its worker died before it began")
+                client.set_flow_run_state(run.id, again, force=True)
+                swept.rescheduled.append(str(run.id))
+        elif _is_open(
+            now := client.read_flow_run(run.id)
+        ):  # had it ended by itself, it would have said so first
+            swept.flow_runs.extend(_closed(client, now, "its process is no more"))
 
 
 def _processes(server: str) -> tuple[set[str], float]:

@@ -204,7 +204,7 @@ def test_runs_whose_worker_is_no_more_are_closed_or_begin_again(
     prefect_api: dict[str, str], workspace: Workspace
 ) -> None:
     from prefect import flow, get_client
-    from prefect.states import Pending, Running
+    from prefect.states import Cancelling, Completed, Pending, Running
 
     from tasks.sweep import sweep
 
@@ -229,17 +229,21 @@ def test_runs_whose_worker_is_no_more_are_closed_or_begin_again(
         time.sleep(2.5)
         deployment = client.create_deployment(client.create_flow(nothing), "nothing")
         ids = {}
-        for name in ("taken", "at work", "begun"):
+        for name in ("taken", "at work", "begun", "killed"):
             run = client.create_flow_run_from_deployment(deployment, name=name)
             state = Pending() if name == "taken" else Running()
             client.set_flow_run_state(run.id, state, force=True)
-            ids[name] = str(run.id)
-        begun(PREFECT__FLOW_RUN_ID=ids["at work"], PREFECT_API_URL="http://127.0.0.1:9/api")
+            ids[name] = run.id
+        begun(PREFECT__FLOW_RUN_ID=str(ids["at work"]), PREFECT_API_URL="http://127.0.0.1:9/api")
         begun(**prefect_api)  # in the place of the worker that was at them
+        client.set_flow_run_state(ids["killed"], Completed())
         swept = sweep(workspace)
-        assert (swept.rescheduled, swept.flow_runs) == ([ids["taken"]], [ids["begun"]])
+        assert (swept.rescheduled, swept.flow_runs) == ([str(ids["taken"])], [str(ids["begun"])])
         time.sleep(2.5)
-        client.set_flow_run_state(ids["taken"], Pending(), force=True)  # type: ignore[arg-type]
+        client.set_flow_run_state(ids["taken"], Pending(), force=True)
         assert sweep(workspace).is_nothing, "the new worker may be at it"
+        client.set_flow_run_state(ids["killed"], Running(), force=True)
+        client.set_flow_run_state(ids["killed"], Cancelling(), force=True)
+        assert sweep(workspace).flow_runs == [str(ids["killed"])], "whatever its worker lives to say"
         for one in ids.values():
-            client.delete_flow_run(one)  # type: ignore[arg-type]
+            client.delete_flow_run(one)
