@@ -109,6 +109,13 @@ class Road:
         if name != "worker":
             processes.wait_for(name, f"{self.api if name == 'prefect' else self.mlflow}/health")
 
+    def keep_up(self) -> None:
+        """Starts again what has ended by itself, as `brickroad up` does."""
+        for name, processes in self.processes.items():
+            if (code := processes._running[0].process.poll()) is not None:
+                print(f"    {name} ended with code {code}: starting it again", flush=True)
+                self.start(name)
+
     def begin(self) -> None:
         """All of them, with the deployments."""
         for name in ("prefect", "mlflow"):
@@ -309,6 +316,7 @@ class Round:
         """Until the run has ended, or nobody is at it."""
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
+            self.road.keep_up()
             if process is not None and process.poll() is not None:
                 return
             if run_id is not None and self.road.state(run_id) not in (*OPEN_STATES, "SCHEDULED"):
@@ -331,6 +339,7 @@ class Round:
             swept = self.road.command("sweep")
             if swept.wait(180):
                 self.outcome.wrong.append(f"round {self.number}: the sweep failed, see logs/commands.log")
+            self.road.keep_up()
             if not self.road.open_runs():
                 return
             time.sleep(2)
@@ -398,7 +407,9 @@ def _undisturbed(road: Road, one: Round) -> str:
         environment = {
             key: value for key, value in road.environment.items() if not key.startswith("MLFLOW_TRACKING")
         }
-        subprocess.run([sys.executable, "-c", program, request, name], env=environment, cwd=ROOT, check=True)
+        subprocess.run(
+            [sys.executable, "-c", program, request, name], env=environment, cwd=ROOT, check=True, timeout=300
+        )
         (folder,) = place.checkpoints.iterdir()
         return verified_sha256(latest_checkpoint(folder))["network"]
 
@@ -412,7 +423,7 @@ def disturb(workspace: Workspace, corpus: Path, *, kills: int, seed: int) -> Out
         first = road.command(
             "dataset", "build", str(corpus), "--name", "tiny", "--val-fraction", "0.1", "--workers", "2"
         )
-        assert first.wait() == 0, "see logs/commands.log"
+        assert first.wait(300) == 0, "see logs/commands.log"
         digests = {path.name for path in workspace.datasets.glob("tiny/*") if path.name != "by-inputs"}
         while sum(outcome.hits.values()) < kills:
             rounds.append(Round(road, dice, corpus, outcome, len(rounds)))
