@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -71,13 +71,20 @@ class Processes:
         at_our_death: signal.Signals = signal.SIGTERM,
     ) -> None:
         """Starts a program of this environment in a session of its own: Ctrl-C at the terminal does not reach it."""
-        (self.logs / f"{name}.log").unlink(missing_ok=True)
-        self._running.append(self._started(name, command, ends, at_our_death))
-
-    def _started(self, name: str, command: list[str], ends: bool, at_our_death: signal.Signals) -> Service:
         log = self.logs / f"{name}.log"
+        log.unlink(missing_ok=True)
+        process = self._started(command, log, at_our_death)
+        self._running.append(
+            Service(
+                name=name, command=command, process=process, log=log, ends=ends, at_our_death=at_our_death
+            )
+        )
+
+    def _started(
+        self, command: list[str], log: Path, at_our_death: signal.Signals
+    ) -> "subprocess.Popen[bytes]":
         with log.open("ab") as file:
-            process = subprocess.Popen(  # nosec B603 # the command is ours; no shell
+            return subprocess.Popen(  # nosec B603 # the command is ours; no shell
                 _program(command),
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -85,9 +92,6 @@ class Processes:
                 start_new_session=True,
                 preexec_fn=partial(end_with_parent, at_our_death),
             )
-        return Service(
-            name=name, command=command, process=process, log=log, ends=ends, at_our_death=at_our_death
-        )
 
     def wait_for_end(self, name: str) -> None:
         """Returns when a program that ends by itself has done its work. Raises as `wait_for` does if one fails."""
@@ -130,9 +134,8 @@ class Processes:
                 restarts.append(time.monotonic())
                 ended(service.name, code)
                 _signal_group(service, signal.SIGKILL)  # children that outlived it
-                self._running[number] = self._started(
-                    service.name, service.command, service.ends, service.at_our_death
-                )
+                process = self._started(service.command, service.log, service.at_our_death)
+                self._running[number] = replace(service, process=process)
             time.sleep(1)
 
     def shorten_logs(self) -> None:

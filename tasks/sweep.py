@@ -26,9 +26,8 @@ from tasks.left_runs import close_left_runs, tell_what_is_left
 _OPEN = (StateType.RUNNING, StateType.CANCELLING)
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _ENGINE_VARIABLE = "PREFECT__FLOW_RUN_ID"
-_UNSURE_SECONDS = (
-    1.0  # a process seems to begin up to so much early: Linux tells when it was booted in whole seconds
-)
+# By so much a process may seem to have begun too early: Linux tells when it was booted in whole seconds.
+_UNSURE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,9 +127,7 @@ def _see_to_workers_runs(client: SyncPrefectClient, workspace: Workspace, swept:
                 again = Scheduled(message="its worker died before it began")
                 client.set_flow_run_state(run.id, again, force=True)
                 swept.rescheduled.append(str(run.id))
-        elif _is_open(
-            now := client.read_flow_run(run.id)
-        ):  # had it ended by itself, it would have said so first
+        elif _is_open(now := client.read_flow_run(run.id)):  # else it has ended by itself, and said so
             swept.flow_runs.extend(_closed(client, now, "its process is no more"))
 
 

@@ -18,7 +18,7 @@ for line in run.stdout:
 """
 
 RUN = """
-import contextlib, signal, sys, time
+import signal, sys, time
 from pathlib import Path
 from tasks.at_work import _Overseer
 from tasks.interruption import StopRequests
